@@ -1,0 +1,113 @@
+"""The records that the roles write to one another."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.base import Instant, Name, Part, Record, RequestId, Uid
+from schemas.request import Options
+from schemas.result import Finding, PastAttempt, Quota
+from schemas.vocabulary import Depth, Lane
+
+MAX_TASK_ADDRESSES = 200
+"""Addresses of one task or attempt: a record costs about 1 ms of a core, an address inside it almost nothing."""
+
+
+class Ticket(Part):
+    """What every record of an admitted request carries, so that no role has to look it up."""
+
+    request_uid: Uid
+    request_id: RequestId
+    tenant: Name
+    key_id: str
+    total: int
+    depth: Depth
+    lane: Lane
+    options: Options = Options()
+    charged: int = 0
+    charged_day: str = Field(default="", description="The UTC day (YYYY-MM-DD) whose quota was charged.")
+    quota: Quota | None = None
+    admitted_at: Instant
+    verdict_by: Instant
+
+
+class Admitted(Record):
+    """A request that may run (``admitted.v1``, keyed by request uid)."""
+
+    ticket: Ticket
+    addresses: tuple[str, ...]
+
+
+class Position(Part):
+    """Where an address stands in its request, and as the client wrote it there."""
+
+    index: int
+    input: str
+
+
+class TaskItem(Part):
+    """One address to probe; it may stand several times in the request."""
+
+    positions: tuple[Position, ...]
+    address: str
+    past: tuple[PastAttempt, ...] = ()
+
+
+class Task(Record):
+    """Addresses of one request for one provider (``tasks.<lane>.v1`` and ``retries.<tier>.v1``)."""
+
+    ticket: Ticket
+    provider: str
+    shard: int = 0
+    items: Annotated[tuple[TaskItem, ...], Field(min_length=1, max_length=MAX_TASK_ADDRESSES)]
+    attempt: int = 1
+    hops: int = Field(default=0, description="How often the provider has changed on the way.")
+    source: str | None = Field(default=None, description="The way out of the earlier attempts (a greylisted triplet).")
+    created_at: Instant
+
+
+class AttemptEntry(Part):
+    """What one attempt learned of one address. ``final`` ones decide; the others are kept for ``verdict_by``."""
+
+    positions: tuple[Position, ...]
+    final: bool
+    finding: Finding
+
+
+class Attempt(Record):
+    """What one attempt learned (``attempts.v1``, keyed by request uid)."""
+
+    ticket: Ticket
+    origin: Literal["route", "probe", "deadline"]
+    entries: Annotated[tuple[AttemptEntry, ...], Field(min_length=1)]
+
+
+class Settlement(Record):
+    """What a finished request really cost (``settlements.v1``, keyed by tenant)."""
+
+    request_uid: Uid
+    tenant: Name
+    key_id: str
+    charged: int
+    charged_day: str
+    given_back: int
+    finished_at: Instant
+
+
+class DeadLetter(Record):
+    """Why a record could not be used; its bytes are the dead letter's value, this stands in its headers."""
+
+    reason: Literal[
+        "too_large", "not_utf8", "not_json", "invalid", "unknown_version", "not_authenticated", "internal_error"
+    ]
+    detail: str
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int | None = None
+    role: str
+    size: int
+    sha256: str
+    at: Instant
+
+

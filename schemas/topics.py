@@ -1,0 +1,68 @@
+"""Every topic, declared once: name, key, partitions, retention, timestamp type."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+PREFIX = "mailvet."
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+Key = Literal["anything", "tenant", "request_uid", "provider#shard", "original key"]
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic as it is created. Retention is in milliseconds, -1 for ever."""
+
+    name: str
+    key: Key
+    value: str
+    retention_ms: int
+    partitions: int = 8
+    timestamp_type: Literal["LogAppendTime", "CreateTime"] = "LogAppendTime"
+    cleanup_policy: Literal["delete", "compact"] = "delete"
+    max_message_bytes: int = 4 * 1024 * 1024
+    extra: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def config(self) -> dict[str, str]:
+        """The topic-level configuration as Kafka names it."""
+        return {
+            "cleanup.policy": self.cleanup_policy,
+            "retention.ms": str(self.retention_ms),
+            "message.timestamp.type": self.timestamp_type,
+            "max.message.bytes": str(self.max_message_bytes),
+            **self.extra,
+        }
+
+
+# The broker takes what is far too large, so that it ends as a dead letter that says why.
+REQUESTS = Topic(PREFIX + "requests.v1", "anything", "Request", 3 * DAY_MS, max_message_bytes=16 * 1024 * 1024)
+ADMISSIONS = Topic(PREFIX + "admissions.v1", "tenant", "raw bytes of a Request", 3 * DAY_MS)
+ADMITTED = Topic(PREFIX + "admitted.v1", "request_uid", "Admitted", 3 * DAY_MS)
+TASKS_INTERACTIVE = Topic(PREFIX + "tasks.interactive.v1", "provider#shard", "Task", 3 * DAY_MS)
+TASKS_BULK = Topic(PREFIX + "tasks.bulk.v1", "provider#shard", "Task", 3 * DAY_MS)
+RETRIES_5M = Topic(PREFIX + "retries.5m.v1", "provider#shard", "Task", 3 * DAY_MS)
+RETRIES_15M = Topic(PREFIX + "retries.15m.v1", "provider#shard", "Task", 3 * DAY_MS)
+RETRIES_60M = Topic(PREFIX + "retries.60m.v1", "provider#shard", "Task", 3 * DAY_MS)
+ATTEMPTS = Topic(PREFIX + "attempts.v1", "request_uid", "Attempt", 3 * DAY_MS)
+RESULTS = Topic(PREFIX + "results.v1", "request_uid", "Result | Rejection | Summary", 7 * DAY_MS)
+SETTLEMENTS = Topic(PREFIX + "settlements.v1", "tenant", "Settlement", 3 * DAY_MS)
+DEADLETTERS = Topic(PREFIX + "deadletters.v1", "original key", "raw bytes", 28 * DAY_MS)
+
+TOPICS = (
+    REQUESTS,
+    ADMISSIONS,
+    ADMITTED,
+    TASKS_INTERACTIVE,
+    TASKS_BULK,
+    RETRIES_5M,
+    RETRIES_15M,
+    RETRIES_60M,
+    ATTEMPTS,
+    RESULTS,
+    SETTLEMENTS,
+    DEADLETTERS,
+)
+TIERS = (RETRIES_5M, RETRIES_15M, RETRIES_60M)
+"""The retry tiers, shortest delay first."""
