@@ -98,7 +98,13 @@ class DeadLetter(Record):
     """Why a record could not be used; its bytes are the dead letter's value, this stands in its headers."""
 
     reason: Literal[
-        "too_large", "not_utf8", "not_json", "invalid", "unknown_version", "not_authenticated", "internal_error"
+        "too_large",
+        "not_utf8",
+        "not_json",
+        "invalid",
+        "unknown_version",
+        "not_authenticated",
+        "internal_error",
     ]
     detail: str
     topic: str
@@ -109,5 +115,3 @@ class DeadLetter(Record):
     size: int
     sha256: str
     at: Instant
-
-

@@ -24,10 +24,12 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     catch_all_probe: bool = Field(
-        default=True, description="Ask for a mailbox that can't exist, to learn whether the domain accepts everything."
+        default=True,
+        description="Ask for a mailbox that can't exist, to learn whether the domain accepts everything.",
     )
     retry: bool = Field(
-        default=True, description="Ask again later where the server said so; otherwise the first answer is final."
+        default=True,
+        description="Ask again later where the server said so; otherwise the first answer is final.",
     )
 
 
@@ -39,7 +41,8 @@ class Request(Inbound):
     depth: Depth = Depth.SMTP
     lane: Lane | None = Field(default=None, description="Without one, small requests are interactive.")
     verdict_by: Instant | None = Field(
-        default=None, description="When every address shall have its verdict: what is known by then is the answer."
+        default=None,
+        description="When every address shall have its verdict: what is known by then is the answer.",
     )
     options: Options = Options()
 
@@ -51,5 +54,3 @@ def request_uid(tenant: str, request_id: str) -> str:
         encoded = name.encode()
         digest.update(len(encoded).to_bytes(4, "big") + encoded)
     return digest.hexdigest()
-
-
