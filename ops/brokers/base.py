@@ -1,0 +1,78 @@
+"""What every broker offers, and the small things they share."""
+
+import os
+import random
+import socket
+from pathlib import Path
+from typing import Protocol
+
+# Below Linux's ephemeral range (32768 and up): after a kill no client's own port can sit on the broker's.
+PORTS = range(12_000, 32_000)
+
+
+class BrokerError(RuntimeError):
+    """A broker did not do what was asked; the sentence says why, and where its log lies."""
+
+
+class BrokerMissing(BrokerError):
+    """There is nothing on this machine that this kind of broker could be made of; the sentence says what to install."""
+
+
+class Broker(Protocol):
+    """A running broker. All methods block, within bounds, and raise `BrokerError` with a sentence."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for a reader: ``Apache Kafka 4.4.0 (Maven Central jars)``."""
+
+    @property
+    def bootstrap(self) -> str:
+        """``HOST:PORT``, the same over its whole life."""
+
+    @property
+    def killable(self) -> bool:
+        """Whether `kill` and `restart` can be used: not on a broker that somebody else runs."""
+
+    @property
+    def durable(self) -> bool:
+        """Whether records outlive `kill` and `restart`."""
+
+    def kill(self) -> None:
+        """SIGKILL: the crash of a machine."""
+
+    def restart(self) -> None:
+        """Start it again on the same port and the same data; returns when it serves. One that runs is stopped first."""
+
+    def stop(self) -> None:
+        """End it for good and remove its data. Calling it twice does no harm."""
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now.
+
+    Raises:
+        BrokerError: none of a hundred tries was free.
+    """
+    for port in random.sample(PORTS, 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise BrokerError(f"no free port between {PORTS.start} and {PORTS.stop} on 127.0.0.1")
+
+
+def cache_dir() -> Path:
+    """Where downloads and logs are kept: ``MAILVET_CACHE``, else ``.kafka`` in a checkout, else the user's cache."""
+    given = os.environ.get("MAILVET_CACHE")
+    checkout = Path(__file__).resolve().parents[2]
+    if given:
+        directory = Path(given)
+    elif (checkout / "pyproject.toml").is_file():
+        directory = checkout / ".kafka"
+    else:
+        directory = Path.home() / ".cache" / "mailvet"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory

@@ -1,0 +1,110 @@
+"""Apache Kafka from its jars: one KRaft node, broker and controller in one JVM, on loopback."""
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from ops.brokers.base import BrokerError, cache_dir, free_port
+from ops.brokers.daemon import Daemon
+from ops.brokers.jars import KAFKA_VERSION, kafka_jars
+from ops.brokers.wire import serves
+
+_CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qk"
+# A small heap and the quick compiler: it lives for minutes, beside tests, on two cores.
+_JVM = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
+_LOGGING = """rootLogger.level=WARN
+rootLogger.appenderRef.out.ref=OUT
+appender.out.type=Console
+appender.out.name=OUT
+appender.out.layout.type=PatternLayout
+appender.out.layout.pattern=%d %p %c{1} %m%n
+"""
+
+
+def properties(port: int, controller: int, data: Path) -> str:
+    """``server.properties`` of the one node. Replication of one; rebalances at once; topics only when asked for.
+
+    The controller lets a killed broker back in only after the session of the one before has run out: 3 s, not 9.
+    """
+    return f"""process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+log.dirs={data}
+num.partitions=4
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+auto.create.topics.enable=false
+log.segment.bytes=67108864
+log.cleaner.dedupe.buffer.size=4194304
+"""
+
+
+class JarKafka:
+    """Apache Kafka, started on creation.
+
+    Raises:
+        BrokerMissing: no Java, or no Maven to get the jars.
+        BrokerError: it did not start.
+    """
+
+    name = f"Apache Kafka {KAFKA_VERSION} (Maven Central jars)"
+    killable = True
+    durable = True
+
+    def __init__(self) -> None:
+        jars = kafka_jars()
+        self._home = Path(tempfile.mkdtemp(prefix="mailvet-kafka-"))
+        port, controller = free_port(), free_port()
+        self.bootstrap = f"127.0.0.1:{port}"
+        config = self._home / "server.properties"
+        config.write_text(properties(port, controller, self._home / "data"))
+        logging = self._home / "log4j2.properties"
+        logging.write_text(_LOGGING)
+        java = shutil.which("java") or "java"
+        self._java = [java, *_JVM, f"-Dlog4j2.configurationFile={logging}", "-cp", f"{jars}/*"]
+        log = cache_dir() / "logs" / f"kafka-{port}.log"
+        self._daemon = Daemon([*self._java, "kafka.Kafka", str(config)], log=log, ready=lambda: serves(port))
+        try:
+            self._format(config)
+            self._daemon.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _format(self, config: Path) -> None:
+        tool = ["kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(config)]
+        done = subprocess.run(  # noqa: S603  our own command, no shell
+            [*self._java, *tool], capture_output=True, text=True, timeout=60, check=False
+        )
+        if done.returncode != 0:
+            raise BrokerError(f"Kafka could not format its storage: {(done.stderr or done.stdout).strip()[-600:]}")
+
+    def kill(self) -> None:
+        """SIGKILL: the crash of a machine."""
+        self._daemon.kill()
+
+    def restart(self) -> None:
+        """Start it again on the same port and data; one that runs is stopped first."""
+        self._daemon.stop()
+        self._daemon.start()
+
+    def stop(self) -> None:
+        """End it and remove its data; the log stays. No clean shutdown: nobody reads that data again."""
+        self._daemon.kill()
+        shutil.rmtree(self._home, ignore_errors=True)
