@@ -1,6 +1,6 @@
 """Every topic, declared once: name, key, partitions, retention, timestamp type."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 PREFIX = "mailvet."
@@ -34,6 +34,15 @@ class Topic:
             "max.message.bytes": str(self.max_message_bytes),
             **self.extra,
         }
+
+    def named(self, namespace: str) -> "Topic":
+        """The same topic as one installation of several on a broker calls it; see :func:`physical_name`."""
+        return replace(self, name=physical_name(self.name, namespace))
+
+
+def physical_name(name: str, namespace: str) -> str:
+    """The topic's name on the broker: installations that share one differ by their namespace (`MAILVET_NAMESPACE`)."""
+    return f"{namespace}.{name}" if namespace else name
 
 
 # The broker takes what is far too large, so that it ends as a dead letter that says why.

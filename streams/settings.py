@@ -20,9 +20,21 @@ class Settings(BaseSettings):
         validation_alias="KAFKA_BOOTSTRAP_SERVERS",
         description="HOST:PORT[,HOST:PORT]",
     )
+    namespace: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9-]*$",
+        description="Goes before the names of topics and groups where several installations share a broker.",
+    )
     session_timeout_s: float = 10.0
     heartbeat_s: float = 2.0
     commit_interval_s: float = 1.0
+    broker_wait_s: float = Field(default=15.0, description="How long start-up waits for the broker.")
+    delivery_timeout_s: float = Field(
+        default=120.0, description="A record that the broker has not confirmed by then stops the worker."
+    )
+    rebalance_grace_s: float = Field(
+        default=3.0, description="How long a rebalance waits for work in flight before it is done again elsewhere."
+    )
     idempotent_producer: bool = Field(default=True, description="Off for brokers without InitProducerId.")
     fetch_wait_ms: int = Field(
         default=500, description="How long a fetch waits at the broker; 25 for the embedded one."

@@ -1,0 +1,120 @@
+"""Every metric, declared once. Base units, bounded labels: never an address, a tenant or a server's text.
+
+``docs/metrics.md`` is written from here: ``python -m streams.metrics > docs/metrics.md``.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
+
+LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 10800)
+"""Seconds; the long tail is the retry tiers."""
+
+DIALOGUE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+Labels = tuple[str, ...]
+Snapshot = Callable[[], Mapping[Labels, float]]
+"""Read when Prometheus scrapes: label values to value."""
+
+
+class Metrics:
+    """The metrics of one process, registered in ``registry``."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"mailvet_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"mailvet_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...] = LATENCY_BUCKETS) -> Histogram:
+            return Histogram(f"mailvet_{name}", text, labels, registry=registry, buckets=buckets)
+
+        # Records: what every role does with Kafka
+        self.records_in = counter("records_in", "Records that a role began to work on.", "role", "topic")
+        self.records_out = counter("records_out", "Records that the broker has confirmed.", "role", "topic")
+        self.dead_letters = counter("dead_letters", "Records that could not be used.", "role", "reason")
+        self.record_seconds = histogram("record_seconds", "From reading a record to its end.", "role", "topic")
+        self.records_in_flight = gauge("records_in_flight", "Records being worked on.", "role", "topic")
+        self.ready = gauge("ready", "1 when partitions are assigned and tables recovered.", "role")
+
+        # Requests and verdicts: what clients see
+        self.requests = counter("requests", "Decisions of admission: admitted, or the reason of a refusal.", "decision")
+        self.verdicts = counter("verdicts", "Verdicts published, one an address.", "verdict", "reason")
+        self.request_seconds = histogram("request_seconds", "From admission to the summary of a request.", "lane")
+        self.address_seconds = histogram("address_seconds", "From admission to the verdict on an address.", "lane")
+        self.retries = counter("retries", "Addresses that were sent to a retry tier.", "tier", "reason")
+        self.addresses_in_flight = gauge("addresses_in_flight", "Addresses in dialogue or waiting for one.", "lane")
+
+        # SMTP and DNS
+        self.smtp_dialogue_seconds = histogram(
+            "smtp_dialogue_seconds", "One pipelined write to its last reply.", buckets=DIALOGUE_BUCKETS
+        )
+        self.smtp_replies = counter(
+            "smtp_replies", "Replies by stage and class: 2xx to 5xx, or none.", "stage", "class"
+        )
+        self.smtp_events = counter("smtp_events", "What happened to sessions: opened, reused, closed, ...", "event")
+        self.dns_queries = counter("dns_queries", "Queries that were not answered from the cache.", "outcome")
+        self.dns_seconds = histogram("dns_seconds", "Looking up where a domain's mail goes.", buckets=DIALOGUE_BUCKETS)
+
+        # Read at the scrape, so that a worker that is stuck shows what it is stuck on
+        self.oldest_unacked_seconds = _AtScrape(
+            "oldest_unacked_seconds", "Age of the oldest record that is not acknowledged.", ("role", "topic"), registry
+        )
+        self.smtp_sessions = _AtScrape("smtp_sessions", "Sessions of the pool, by state.", ("state",), registry)
+        self.table_rows = _AtScrape("table_rows", "Rows of the tables that this worker holds.", ("table",), registry)
+
+    def document(self) -> str:
+        """A Markdown page that lists every metric."""
+        rows = [_row(metric) for metric in vars(self).values() if isinstance(metric, MetricWrapperBase | _AtScrape)]
+        return "\n".join([*_HEADING, *sorted(rows), ""])
+
+
+_HEADING = (
+    "# Metrics",
+    "",
+    "Served at `/metrics`. Written by `python -m streams.metrics`; a test compares.",
+    "",
+    "| metric | type | labels | what it says |",
+    "|---|---|---|---|",
+)
+
+
+class _AtScrape(Collector):
+    """A gauge whose values are asked for when Prometheus scrapes."""
+
+    def __init__(self, name: str, text: str, labels: Labels, registry: CollectorRegistry) -> None:
+        self._name, self._text, self._labelnames = f"mailvet_{name}", text, labels
+        self._sources: list[Snapshot] = []
+        registry.register(self)
+
+    def read(self, source: Snapshot) -> None:
+        """Ask ``source`` too at every scrape."""
+        self._sources.append(source)
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        return [GaugeMetricFamily(self._name, self._text, labels=self._labelnames)]
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        [family] = self.describe()
+        for source in self._sources:
+            for labels, value in source().items():
+                family.add_metric(labels, value)
+        yield family
+
+
+def _row(metric: Any) -> str:
+    [family] = metric.describe()
+    name = family.name + ("_total" if family.type == "counter" else "")
+    labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+    return f"| `{name}` | {family.type} | {labels} | {family.documentation} |"
+
+
+if __name__ == "__main__":
+    print(Metrics(CollectorRegistry()).document(), end="")
