@@ -1,0 +1,39 @@
+"""What all tests share: a real broker for the modules that ask for one, and a line that says which it was."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from ops.brokers.base import Broker
+from ops.brokers.real import broker as real_broker
+
+_USED: dict[str, int] = {}
+_NOTES: set[str] = set()
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    """A broker for one test module: topic names are fixed, so modules get none of each other's records.
+
+    A real Apache Kafka where one can be had (see `ops.brokers.real`); a test may `kill` and `restart` it.
+    """
+    with real_broker(os.environ, note=_NOTES.add) as running:
+        _USED[running.name] = _USED.get(running.name, 0) + 1
+        yield running
+
+
+@pytest.fixture
+def killable_broker(broker: Broker) -> Broker:
+    """The same broker for tests that crash it: skipped on one that somebody else runs, or that keeps no records."""
+    if not (broker.killable and broker.durable):
+        pytest.skip(f"needs a broker that outlives a crash, and this is {broker.name}")
+    return broker
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once which broker the tests ran on."""
+    for note in sorted(_NOTES):
+        terminalreporter.write_line(note, yellow=True)
+    for name, times in sorted(_USED.items()):
+        terminalreporter.write_line(f"broker: {name}, started {times} time{'s' if times > 1 else ''}")
