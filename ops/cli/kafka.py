@@ -1,0 +1,142 @@
+"""Kafka as the commands need it: connect within a bound or say why not, write requests, read a topic from offsets."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from ops.cli.errors import UserError
+from ops.cli.output import printable
+from schemas.request import MAX_REQUEST_BYTES
+
+CONNECT_S = 10.0
+"""How long a command waits for the first answer of a broker."""
+
+CLOSE_S = 5.0
+"""How long it waits for a goodbye."""
+
+Client = TypeVar("Client", AIOKafkaProducer, AIOKafkaConsumer)
+
+
+def _servers(_ctx: object, _param: object, value: str) -> str:
+    try:
+        return ",".join(_server(part.strip()) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{printable(value)!r} is not HOST:PORT[,HOST:PORT]") from None
+
+
+def _server(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(text)
+    return text
+
+
+def bootstrap_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--bootstrap HOST:PORT[,...]``, else ``KAFKA_BOOTSTRAP_SERVERS``, else this machine."""
+    return click.option(
+        "--bootstrap",
+        metavar="HOST:PORT[,...]",
+        envvar="KAFKA_BOOTSTRAP_SERVERS",
+        default="127.0.0.1:9092",
+        show_default=True,
+        callback=_servers,
+        help="Kafka's bootstrap servers (environment: KAFKA_BOOTSTRAP_SERVERS).",
+    )(command)
+
+
+def silence_client() -> None:
+    """What the client library logs on stderr is said by us in one sentence, or overcome by a retry."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+
+@contextlib.asynccontextmanager
+async def _running(client: Client, bootstrap: str) -> AsyncIterator[Client]:
+    try:
+        await asyncio.wait_for(client.start(), CONNECT_S)
+    except (KafkaError, OSError, TimeoutError):
+        await _close(client)
+        raise UserError(
+            f"no Kafka broker answers at {bootstrap} (waited up to {CONNECT_S:.0f} s): "
+            "is it running, and is --bootstrap or KAFKA_BOOTSTRAP_SERVERS right?"
+        ) from None
+    except BaseException:
+        await _close(client)
+        raise
+    try:
+        yield client
+    finally:
+        await _close(client)
+
+
+async def _close(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+    with contextlib.suppress(KafkaError, OSError, TimeoutError):
+        await asyncio.wait_for(client.stop(), CLOSE_S)
+
+
+@contextlib.asynccontextmanager
+async def producer(bootstrap: str) -> AsyncIterator[AIOKafkaProducer]:
+    """A producer whose sends are done when every in-sync replica has them.
+
+    It isn't idempotent: a repeat of a request is charged and answered once by its id, whoever repeats it, and a tenant
+    needs no right but to write to one topic.
+
+    Raises:
+        UserError: no broker answered within `CONNECT_S`.
+    """
+    client = AIOKafkaProducer(
+        bootstrap_servers=bootstrap, acks="all", linger_ms=5, max_request_size=2 * MAX_REQUEST_BYTES
+    )
+    async with _running(client, bootstrap) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def consumer(bootstrap: str, *, fetch_wait_ms: int = 100) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer without a group that reads whole records only; give it partitions with `read_from`.
+
+    Raises:
+        UserError: no broker answered within `CONNECT_S`.
+    """
+    client = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=fetch_wait_ms,
+    )
+    async with _running(client, bootstrap) as running:
+        yield running
+
+
+async def require_topics(client: AIOKafkaConsumer, *names: str) -> None:
+    """Raise `UserError` unless all `names` are there. Asks for the list of topics, which never creates one."""
+    missing = sorted(set(names) - await client.topics())
+    if missing:
+        raise UserError(f"the broker has no topic {', '.join(missing)}: run `mailvet topics apply` first")
+
+
+async def read_from(client: AIOKafkaConsumer, topic: str, positions: Mapping[int, int]) -> dict[int, int]:
+    """Assign all partitions of `topic`, each from its offset in `positions`, else from the end of its log now.
+
+    Returns:
+        The offset that each partition is read from.
+
+    Raises:
+        UserError: an offset lies beyond the end of its log: this isn't the log that it was taken from.
+    """
+    await client.topics()
+    partitions = [TopicPartition(topic, number) for number in sorted(client.partitions_for_topic(topic) or ())]
+    client.assign(partitions)
+    ends = await client.end_offsets(partitions)
+    starts = {partition: positions.get(partition.partition, ends[partition]) for partition in partitions}
+    if any(start > ends[partition] for partition, start in starts.items()):
+        raise UserError(f"{topic} ends before the place where reading stopped: is this another broker than before?")
+    for partition, start in starts.items():
+        client.seek(partition, start)
+    return {partition.partition: start for partition, start in starts.items()}
