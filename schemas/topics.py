@@ -22,6 +22,7 @@ class Topic:
     timestamp_type: Literal["LogAppendTime", "CreateTime"] = "LogAppendTime"
     cleanup_policy: Literal["delete", "compact"] = "delete"
     max_message_bytes: int = 4 * 1024 * 1024
+    writers: Literal["ours", "anyone"] = "ours"
     extra: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -35,6 +36,11 @@ class Topic:
             **self.extra,
         }
 
+    @property
+    def contiguous(self) -> bool:
+        """Whether each record's offset is the one before plus one: compaction and transactions leave gaps."""
+        return self.cleanup_policy == "delete" and self.writers == "ours"
+
     def named(self, namespace: str) -> "Topic":
         """The same topic as one installation of several on a broker calls it; see :func:`physical_name`."""
         return replace(self, name=physical_name(self.name, namespace))
@@ -46,7 +52,14 @@ def physical_name(name: str, namespace: str) -> str:
 
 
 # The broker takes what is far too large, so that it ends as a dead letter that says why.
-REQUESTS = Topic(PREFIX + "requests.v1", "anything", "Request", 3 * DAY_MS, max_message_bytes=16 * 1024 * 1024)
+REQUESTS = Topic(
+    PREFIX + "requests.v1",
+    "anything",
+    "Request",
+    3 * DAY_MS,
+    max_message_bytes=16 * 1024 * 1024,
+    writers="anyone",
+)
 ADMISSIONS = Topic(PREFIX + "admissions.v1", "tenant", "raw bytes of a Request", 3 * DAY_MS)
 ADMITTED = Topic(PREFIX + "admitted.v1", "request_uid", "Admitted", 3 * DAY_MS)
 TASKS_INTERACTIVE = Topic(PREFIX + "tasks.interactive.v1", "provider#shard", "Task", 3 * DAY_MS)

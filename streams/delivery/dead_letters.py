@@ -1,0 +1,59 @@
+"""What becomes of a record that can't be used: its own bytes, and in a header why. Pure."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Final
+
+from schemas.pipeline import DeadLetter
+from schemas.topics import DEADLETTERS
+from streams.records import Incoming, Outgoing, Unusable
+
+HEADER: Final = "mailvet-deadletter"
+MAX_VALUE_BYTES: Final = 512 * 1024
+MAX_KEY_BYTES: Final = 4 * 1024
+MAX_HEADERS_BYTES: Final = 64 * 1024
+MAX_DETAIL_CHARACTERS: Final = 1024
+
+REDACTED: Final = b"[redacted]"
+_SECRET_NAME = re.compile(r"auth|bearer|token|secret|passw|credential|cookie|signature|api[-_]?key", re.IGNORECASE)
+_SECRET_VALUE = re.compile(rb"\s*(bearer\s|basic\s|mv_)", re.IGNORECASE)
+
+
+def dead_letter(record: Incoming, unusable: Unusable, *, role: str, at: datetime) -> Outgoing:
+    """The dead letter of ``record``: same key, same bytes up to 512 KB, a :class:`DeadLetter` in :data:`HEADER`.
+
+    Keys and headers of strangers are cut too, so that every dead letter can be written.
+    """
+    about = DeadLetter(
+        reason=unusable.reason,
+        detail=unusable.detail[:MAX_DETAIL_CHARACTERS],
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp_ms=record.timestamp_ms,
+        role=role,
+        size=len(record.value),
+        sha256=hashlib.sha256(record.value).hexdigest(),
+        at=at,
+    )
+    return Outgoing(
+        topic=DEADLETTERS.name,
+        key=None if record.key is None else record.key[:MAX_KEY_BYTES],
+        value=record.value[:MAX_VALUE_BYTES],
+        headers=((HEADER, about.model_dump_json().encode()), *_kept_headers(record)),
+    )
+
+
+def _kept_headers(record: Incoming) -> Iterator[tuple[str, bytes]]:
+    room = MAX_HEADERS_BYTES
+    for name, value in record.headers.items():
+        secret = _SECRET_NAME.search(name) or _SECRET_VALUE.match(value)
+        kept = REDACTED if secret else value
+        room -= len(name.encode(errors="replace")) + len(kept)
+        if room < 0:
+            return
+        # A dead letter that is read in again and fails again names its last failure only.
+        if name != HEADER:
+            yield name, kept

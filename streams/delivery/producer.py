@@ -1,0 +1,107 @@
+"""Our own producer: records go out in batches, and each one is confirmed before its input is acknowledged."""
+
+import asyncio
+from asyncio import Future
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
+from mode import Service
+
+from schemas.topics import physical_name
+from streams.kafka import client_options
+from streams.records import Outgoing
+from streams.settings import Settings
+
+LINGER_MS = 5
+MAX_BATCH_BYTES = 256 * 1024
+MAX_RECORD_BYTES = 4 * 1024 * 1024 - 64 * 1024
+"""A topic takes batches of 4 MiB; the rest is room for the headers and the batch's own."""
+
+
+class DeliveryFailed(Exception):
+    """The broker did not confirm a record: the worker stops, and what it was working on is read again."""
+
+
+class TooLarge(Exception):
+    """A record that its topic will never take."""
+
+
+class Producer(Service):  # type: ignore[misc]
+    """One aiokafka producer for everything that a process writes.
+
+    What waits is bounded: one batch a partition; then :meth:`deliver` waits for the broker. Give it to a Faust app's
+    group so that it starts before the apps and stops after them.
+    """
+
+    def __init__(self, settings: Settings, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._settings = settings
+        self._producer: AIOKafkaProducer | None = None
+
+    async def on_start(self) -> None:
+        """Connect."""
+        self._producer = AIOKafkaProducer(
+            **client_options(self._settings, "mailvet-producer"),
+            acks="all",
+            enable_idempotence=self._settings.idempotent_producer,
+            linger_ms=LINGER_MS,
+            max_batch_size=MAX_BATCH_BYTES,
+            max_request_size=MAX_RECORD_BYTES,
+        )
+        await self._producer.start()
+
+    async def on_stop(self) -> None:
+        """Send what is left, within the drain's time."""
+        if self._producer is not None:
+            try:
+                await asyncio.wait_for(self._producer.stop(), self._settings.drain_s)
+            except TimeoutError:
+                self.log.error("the broker did not take the last records in time; they will be made again")
+
+    async def deliver(self, records: Iterable[Outgoing], also: Sequence["Future[Any]"] = ()) -> None:
+        """Write all records, in order, and return when the broker has confirmed them and what ``also`` stands for.
+
+        Raises:
+            TooLarge: a record is larger than its topic takes; the others are written.
+            DeliveryFailed: the broker did not confirm within ``delivery_timeout_s``, or refused.
+        """
+        limit = self._settings.delivery_timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                sent = [await self._send(record) for record in records]
+                # wait(), not gather(): if we are cancelled, what is on its way goes on.
+                if waiting := [*sent, *also]:
+                    await asyncio.wait(waiting)
+        except TimeoutError:
+            raise DeliveryFailed(f"the broker did not confirm a record within {limit:.0f} s") from None
+        _raise_first_error(waiting)
+
+    async def _send(self, record: Outgoing) -> "Future[Any]":
+        assert self._producer is not None, "the producer was not started"  # noqa: S101  a bug of ours
+        topic = physical_name(record.topic, self._settings.namespace)
+        while True:
+            try:
+                future: Future[Any] = await self._producer.send(
+                    topic, record.value, key=record.key, headers=list(record.headers)
+                )
+            except KafkaTimeoutError:
+                continue  # The broker is away and the batch is full: the caller's time limit ends this.
+            except KafkaError as error:
+                future = asyncio.get_running_loop().create_future()
+                future.set_exception(error)
+            return future
+
+
+def _raise_first_error(futures: Iterable["Future[Any]"]) -> None:
+    errors = [error for future in futures if (error := _error(future))]
+    fatal = [error for error in errors if not isinstance(error, MessageSizeTooLargeError)]
+    if fatal:
+        raise DeliveryFailed(f"the broker refused a record: {fatal[0]!r}") from fatal[0]
+    if errors:
+        raise TooLarge("a record is larger than its topic takes") from errors[0]
+
+
+def _error(future: "Future[Any]") -> BaseException | None:
+    return asyncio.CancelledError() if future.cancelled() else future.exception()

@@ -1,0 +1,242 @@
+"""Runs one subscription on a stream of Faust: bounded work in flight, delivery, acks in order."""
+
+import asyncio
+import logging
+import traceback
+from asyncio import Future
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any, Protocol
+
+from streams.delivery.acks import OrderedAcks
+from streams.delivery.dead_letters import dead_letter
+from streams.delivery.producer import DeliveryFailed, TooLarge
+from streams.metrics import Labels, Metrics
+from streams.records import Incoming, Outgoing, Unusable
+from streams.subscription import Subscription
+from streams.tables import changes
+
+logger = logging.getLogger(__name__)
+
+
+class Message(Protocol):
+    """What we use of ``faust.types.tuples.Message``. The timestamp is in seconds."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Iterable[tuple[str, bytes]] | Mapping[str, bytes] | None
+    timestamp: float | None
+    generation_id: int | None
+
+
+class Event(Protocol):
+    """What we use of ``faust.Event``."""
+
+    message: Message
+
+    def ack(self) -> bool: ...
+
+
+class Deliver(Protocol):
+    """:meth:`streams.delivery.Producer.deliver`."""
+
+    async def __call__(self, records: Iterable[Outgoing], also: "Sequence[Future[Any]]" = ()) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """The unfinished records of one partition, from one assignment (a generation of the group) to the next."""
+
+    generation: int | None
+    acks: OrderedAcks
+    events: dict[int, Event] = field(default_factory=dict)
+    since: dict[int, float] = field(default_factory=dict)
+    tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+
+    def cancel(self) -> None:
+        """Give up: nothing of this lane is acknowledged any more."""
+        for task in self.tasks:
+            task.cancel()
+        self.events.clear()
+        self.since.clear()
+
+
+class Delivery:
+    """Feeds one subscription's handler and acknowledges in order what is finished.
+
+    Args:
+        role: for metrics, logs and dead letters.
+        subscription: what to read, who handles it, how many at a time.
+        deliver: writes records and returns when the broker has them.
+        generation: the group's generation now; a record of another one is never acknowledged.
+        on_fatal: told once why nothing more can be promised; the worker has to stop.
+        acks: makes the order of acks; tests put a wrong one here.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        subscription: Subscription,
+        *,
+        deliver: Deliver,
+        generation: Callable[[], int | None],
+        on_fatal: Callable[[Exception], None],
+        metrics: Metrics,
+        acks: Callable[..., OrderedAcks] = OrderedAcks,
+        clock: Callable[[], float] = monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._role, self._subscription, self._topic = role, subscription, subscription.topic.name
+        self._deliver, self._generation, self._on_fatal = deliver, generation, on_fatal
+        self._acks, self._clock, self._now = acks, clock, now
+        self._lanes: dict[int, _Lane] = {}
+        self._slots = asyncio.Semaphore(subscription.concurrency)
+        self._failed = False
+        self._metrics = metrics
+        self._records_in = metrics.records_in.labels(role, self._topic)
+        self._in_flight = metrics.records_in_flight.labels(role, self._topic)
+        self._seconds = metrics.record_seconds.labels(role, self._topic)
+        metrics.oldest_unacked_seconds.read(self.oldest_unacked)
+
+    async def run(self, events: AsyncIterator[Event]) -> None:
+        """Work until the stream ends or this task is cancelled; what is unfinished then is not acknowledged."""
+        try:
+            while True:
+                # A slot first: an event in hand without one would hold up every rebalance.
+                await self._slots.acquire()
+                self._begin(await anext(events))
+        except StopAsyncIteration:
+            pass
+        except Exception as error:  # noqa: BLE001  whatever it is, the worker must not go on as if all were well
+            self._fail(error)
+        finally:
+            self.forget(all_of_them=True)
+
+    def forget(self, *, all_of_them: bool = False) -> None:
+        """Drop what was read before the last rebalance: it is read again, here or elsewhere."""
+        for partition, lane in list(self._lanes.items()):
+            if all_of_them or lane.generation != self._generation():
+                del self._lanes[partition]
+                lane.cancel()
+
+    def oldest_unacked(self) -> Mapping[Labels, float]:
+        """The age in seconds of the oldest record that is not acknowledged, for metrics."""
+        firsts = [lane.since[oldest] for lane in self._lanes.values() if (oldest := lane.acks.oldest) in lane.since]
+        return {(self._role, self._topic): self._clock() - min(firsts) if firsts else 0.0}
+
+    def _begin(self, event: Event) -> None:
+        message = event.message
+        lane = self._lane(message)
+        lane.acks.add(message.offset)
+        lane.events[message.offset] = event
+        lane.since[message.offset] = self._clock()
+        self._records_in.inc()
+        self._in_flight.inc()
+        task = asyncio.create_task(self._work(lane, incoming(self._topic, message)))
+        lane.tasks.add(task)
+        task.add_done_callback(lambda task: self._ended(lane, task))
+
+    def _lane(self, message: Message) -> _Lane:
+        lane = self._lanes.get(message.partition)
+        if lane is not None and lane.generation == message.generation_id and _rises(lane, message):
+            return lane
+        if lane is not None:
+            lane.cancel()  # A rebalance, or Faust went back to the committed offset.
+        lane = _Lane(message.generation_id, self._acks(contiguous=self._subscription.topic.contiguous))
+        self._lanes[message.partition] = lane
+        return lane
+
+    async def _work(self, lane: _Lane, record: Incoming) -> None:
+        changed: list[Future[Any]] = []
+        changes.set(changed)
+        outputs = await self._handle(record)
+        try:
+            await self._deliver(outputs, changed)
+        except TooLarge as error:
+            outputs = [self._dead_letter(record, Unusable("internal_error", f"an output of it: {error}"))]
+            await self._deliver(outputs, changed)
+        self._count_out(outputs)
+        self._finish(lane, record)
+
+    async def _handle(self, record: Incoming) -> Sequence[Outgoing]:
+        try:
+            return await self._subscription.handle(record)
+        except Unusable as unusable:
+            return [self._dead_letter(record, unusable)]
+        except Exception as error:  # noqa: BLE001  a bug of a role costs one record, not the stream
+            where = _where(error)
+            logger.error("%s failed on %s: %s", self._role, _name(record), where)
+            return [self._dead_letter(record, Unusable("internal_error", where))]
+
+    def _dead_letter(self, record: Incoming, unusable: Unusable) -> Outgoing:
+        self._metrics.dead_letters.labels(self._role, unusable.reason).inc()
+        return dead_letter(record, unusable, role=self._role, at=self._now())
+
+    def _count_out(self, outputs: Iterable[Outgoing]) -> None:
+        for output in outputs:
+            self._metrics.records_out.labels(self._role, output.topic).inc()
+
+    def _finish(self, lane: _Lane, record: Incoming) -> None:
+        if self._lanes.get(record.partition) is not lane or lane.generation != self._generation() or self._failed:
+            return  # The partition has moved on: this record is read again.
+        self._seconds.observe(self._clock() - lane.since[record.offset])
+        for offset in lane.acks.done(record.offset):
+            del lane.since[offset]
+            lane.events.pop(offset).ack()
+
+    def _ended(self, lane: _Lane, task: "asyncio.Task[None]") -> None:
+        lane.tasks.discard(task)
+        self._slots.release()
+        self._in_flight.dec()
+        if task.cancelled():
+            if lane in self._lanes.values():
+                # Not by us: a handler awaited something that was cancelled. Its record would never end.
+                self._fail(DeliveryFailed(f"a handler of {self._topic} was cancelled from within"))
+        elif (error := task.exception()) is not None:
+            self._fail(error if isinstance(error, Exception) else DeliveryFailed(repr(error)))
+
+    def _fail(self, error: Exception) -> None:
+        if not self._failed:
+            self._failed = True
+            self._on_fatal(error)
+
+
+def incoming(topic: str, message: Message) -> Incoming:
+    """The record as a role sees it; ``topic`` is its name without a namespace."""
+    headers: dict[str, bytes] = {}
+    repeated: set[str] = set()
+    pairs = message.headers.items() if isinstance(message.headers, Mapping) else message.headers or ()
+    for name, value in pairs:
+        if name in headers:
+            repeated.add(name)
+        else:
+            headers[name] = value or b""
+    return Incoming(
+        topic=topic,
+        partition=message.partition,
+        offset=message.offset,
+        key=message.key,
+        value=message.value or b"",
+        headers=headers,
+        repeated=frozenset(repeated),
+        timestamp_ms=round(max(message.timestamp or 0.0, 0.0) * 1000),
+    )
+
+
+def _rises(lane: _Lane, message: Message) -> bool:
+    return lane.acks.last is None or message.offset > lane.acks.last
+
+
+def _name(record: Incoming) -> str:
+    return f"{record.topic}[{record.partition}]@{record.offset}"
+
+
+def _where(error: Exception) -> str:
+    """The error's type and the lines it passed, without its words: those may quote the record."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    lines = " < ".join(f"{frame.filename.rsplit('/', 2)[-1]}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    return f"{type(error).__name__} at {lines}"
