@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import faust
+from faust.types import FutureMessage
 
 from schemas.topics import ADMISSIONS, ATTEMPTS, Topic
 from streams.settings import Settings
@@ -34,8 +35,8 @@ class TableDeclaration:
 
 
 TABLES = (
-    TableDeclaration("gate", "quotas", ADMISSIONS),
-    TableDeclaration("gate", "decisions", ADMISSIONS),
+    # Accounts and decisions in one: their changes reach the changelog in the order in which they were made.
+    TableDeclaration("gate", "ledger", ADMISSIONS),
     TableDeclaration("completion", "requests", ATTEMPTS),
     TableDeclaration("completion", "progress", ATTEMPTS),
 )
@@ -58,7 +59,7 @@ changes: ContextVar[list["Future[Any]"]] = ContextVar("changes")
 class DurableTable(faust.Table[bytes, bytes]):
     """A table that tells its handler's delivery of each changelog record on its way to the broker."""
 
-    def send_changelog(self, *args: Any, **kwargs: Any) -> "Future[Any]":
-        future: Future[Any] = super().send_changelog(*args, **kwargs)
+    def send_changelog(self, *args: Any, **kwargs: Any) -> FutureMessage:
+        future = super().send_changelog(*args, **kwargs)
         changes.get([]).append(future)
         return future
