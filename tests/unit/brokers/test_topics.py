@@ -1,0 +1,90 @@
+"""What differs between a declared topic and the one that is there, and what may be done about it."""
+
+from dataclasses import replace
+
+import pytest
+
+from ops.topics import Existing, Remedy, compare, declared
+from schemas.topics import ADMISSIONS, REQUESTS, Topic
+from streams.settings import Settings
+from streams.tables import changelog_topics
+
+DAY = 86_400_000
+
+
+def as_declared(topic: Topic) -> Existing:
+    return Existing(topic.partitions, 1, topic.config, topic.config)
+
+
+def with_config(topic: Topic, **config: str) -> Existing:
+    changed = {**topic.config, **{name.replace("_", "."): value for name, value in config.items()}}
+    return Existing(topic.partitions, 1, changed, changed)
+
+
+def test_what_is_as_declared_does_not_differ() -> None:
+    assert compare(ADMISSIONS, as_declared(ADMISSIONS), replicas=1) == []
+
+
+def test_a_missing_topic_is_created() -> None:
+    [found] = compare(ADMISSIONS, None)
+    assert found.remedy is Remedy.CREATE
+    assert str(found).startswith("mailvet.admissions.v1: missing (8 partitions, cleanup.policy=delete")
+
+
+def test_partitions_of_a_keyed_topic_are_never_changed() -> None:
+    [found] = compare(ADMISSIONS, replace(as_declared(ADMISSIONS), partitions=4))
+    assert found.remedy is Remedy.REFUSE
+    assert "keyed by tenant" in str(found)
+
+
+def test_partitions_of_a_topic_without_meaningful_keys_may_grow_but_never_shrink() -> None:
+    [fewer] = compare(REQUESTS, replace(as_declared(REQUESTS), partitions=4))
+    [more] = compare(REQUESTS, replace(as_declared(REQUESTS), partitions=16))
+    assert fewer.remedy is Remedy.GROW
+    assert more.remedy is Remedy.REFUSE
+    assert "can't take partitions away" in str(more)
+
+
+def test_replicas_count_only_when_asked_for() -> None:
+    [found] = compare(ADMISSIONS, as_declared(ADMISSIONS), replicas=3)
+    assert found.remedy is Remedy.REFUSE
+    assert "kafka-reassign-partitions.sh" in str(found)
+    assert compare(ADMISSIONS, as_declared(ADMISSIONS)) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "remedy"),
+    [
+        ({"retention_ms": str(2 * DAY)}, Remedy.ALTER),
+        ({"retention_ms": str(4 * DAY)}, Remedy.REFUSE),
+        ({"retention_ms": "-1"}, Remedy.REFUSE),
+        ({"max_message_bytes": "1048588"}, Remedy.ALTER),
+        ({"max_message_bytes": str(64 * 1024 * 1024)}, Remedy.REFUSE),
+        ({"message_timestamp_type": "CreateTime"}, Remedy.ALTER),
+        ({"cleanup_policy": "compact"}, Remedy.REFUSE),
+    ],
+)
+def test_only_what_keeps_or_admits_more_is_altered(config: dict[str, str], remedy: Remedy) -> None:
+    [found] = compare(ADMISSIONS, with_config(ADMISSIONS, **config))
+    assert found.remedy is remedy
+    assert bool(found.why) is (remedy is Remedy.REFUSE)
+
+
+def test_for_ever_is_longer_than_any_retention() -> None:
+    forever = replace(ADMISSIONS, retention_ms=-1)
+    [found] = compare(forever, as_declared(ADMISSIONS))
+    assert found.remedy is Remedy.ALTER
+
+
+def test_a_config_that_the_broker_does_not_know_is_no_difference() -> None:
+    assert compare(ADMISSIONS, Existing(ADMISSIONS.partitions, 1, {}, {})) == []
+
+
+def test_an_installation_has_its_changelogs_and_its_namespace() -> None:
+    settings = Settings(namespace="blue")
+    topics = declared(settings, partitions=3)
+    assert {topic.partitions for topic in topics} == {3}
+    names = {topic.name for topic in topics}
+    assert "blue.mailvet.requests.v1" in names
+    assert {topic.name for topic in changelog_topics(settings)} < names
+    assert len(names) == len(topics)
