@@ -5,14 +5,18 @@ work in flight, how long a fetch waits at the broker, and that Faust never creat
 """
 
 import asyncio
+import atexit
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import faust
 import faust.streams
 from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
 
 from schemas.topics import Topic
 from streams.delivery import Delivery, OrderedAcks, Producer
@@ -28,26 +32,28 @@ STREAM_BUFFER = 16_384
 POLL_RECORDS = 200
 
 
-class Engine(faust.App):  # type: ignore[misc]
+class Engine(faust.App):
     """The Faust app of one role. Build it with :func:`engine`."""
 
     mailvet: Settings
-    ready: bool = False
-    """Partitions are assigned and tables recovered."""
+    settled: asyncio.Event
+    """Set while partitions are assigned and tables recovered."""
+    drain_s: float
+    """How long a stop waits for work in flight."""
 
     def on_rebalance_start(self) -> None:
         """Partitions are about to change: nothing is served until they are settled."""
-        self.ready = False
+        self.settled.clear()
         super().on_rebalance_start()
 
     def on_rebalance_end(self) -> None:
         """Partitions are assigned, tables are recovered, the stream flows."""
         super().on_rebalance_end()
-        self.ready = True
+        self.settled.set()
 
     async def _consumer_wait_empty(self, consumer: Any, logger: logging.Logger) -> None:
         # Faust waits for the slowest handler however long it takes; what is unfinished after ours is done again.
-        limit = self.mailvet.drain_s if self.should_stop else self.mailvet.rebalance_grace_s
+        limit = self.drain_s if self.should_stop else self.mailvet.rebalance_grace_s
         waiting = asyncio.ensure_future(super()._consumer_wait_empty(consumer, logger))
         await asyncio.wait({waiting}, timeout=limit)
 
@@ -58,20 +64,20 @@ class Engine(faust.App):  # type: ignore[misc]
         return _Transport(self.conf.broker_producer, self)
 
 
-class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+class _ConsumerThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         # Faust has 1.5 s written in its call; the embedded broker does not wake a fetch that waits.
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = self.app.mailvet.fetch_wait_ms
+        consumer._fetch_max_wait_ms = cast(Engine, self.app).mailvet.fetch_wait_ms
         return consumer
 
 
-class _Consumer(driver.Consumer):  # type: ignore[misc]
+class _Consumer(driver.Consumer):
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
 
-class _Transport(driver.Transport):  # type: ignore[misc]
+class _Transport(driver.Transport):
     Consumer = _Consumer
 
 
@@ -98,18 +104,36 @@ def engine(role: str, settings: Settings) -> Engine:
         topic_allow_declare=False,
         topic_disable_leader=True,
         web_enabled=False,
-        datadir=str(Path(settings.data_dir) / role) if settings.data_dir else None,
+        datadir=_folder(settings, role),
     )
     app.mailvet = settings
+    app.settled = asyncio.Event()
+    app.drain_s = settings.drain_s
     app.finalize()
     return app
 
 
-def table(app: Engine, declared: TableDeclaration) -> DurableTable:
-    """The table in this app; a row belongs to the partition of the record that changed it."""
-    made: DurableTable = app.Table(
-        declared.name, key_type=bytes, value_type=bytes, partitions=declared.source.partitions
-    )
+def _folder(settings: Settings, role: str) -> str:
+    # Faust makes a folder even where tables live in memory, by default in the working directory.
+    if settings.data_dir:
+        folder = Path(settings.data_dir) / role
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(folder)
+    folder = Path(tempfile.mkdtemp(prefix="mailvet-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return str(folder)
+
+
+def table(app: Engine, declared: TableDeclaration, record_key: Callable[[bytes], bytes]) -> DurableTable:
+    """The table in this app. ``record_key``: see :class:`DurableTable`."""
+    partitions = declared.source.partitions
+    made = cast(DurableTable, app.Table(declared.name, key_type=bytes, value_type=bytes, partitions=partitions))
+    made.record_key = record_key
+
+    async def keep_ours(_app: object, assigned: Iterable[TP], **_: object) -> None:
+        made.keep_only({tp.partition for tp in assigned if tp.topic == made.changelog_topic_name})
+
+    app.on_partitions_assigned.connect(cast(Any, keep_ours), weak=False)
     return made
 
 
@@ -148,8 +172,8 @@ def _bind(app: Engine, topic: Topic, delivery: Delivery) -> None:
         partitions=topic.partitions,
     )
 
-    async def agent(stream: AsyncIterator[bytes]) -> None:
-        await delivery.run(stream.noack().events())  # type: ignore[attr-defined]
+    async def agent(stream: Any) -> None:
+        await delivery.run(stream.noack().events())
 
     async def forget(*_: object, **__: object) -> None:
         delivery.forget()

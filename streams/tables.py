@@ -1,11 +1,13 @@
 """The tables of the roles, and a Faust table whose changelog can be awaited."""
 
 from asyncio import Future
+from collections.abc import Callable, Container
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import faust
+from aiokafka.partitioner import murmur2
 from faust.types import FutureMessage
 
 from schemas.topics import ADMISSIONS, ATTEMPTS, Topic
@@ -57,9 +59,34 @@ changes: ContextVar[list["Future[Any]"]] = ContextVar("changes")
 
 
 class DurableTable(faust.Table[bytes, bytes]):
-    """A table that tells its handler's delivery of each changelog record on its way to the broker."""
+    """A table that tells its handler's delivery of each changelog record on its way to the broker.
+
+    A row belongs to the partition of the record that changed it. ``record_key`` gives that record's key for a row's
+    key, for changes that no record brought (rows that the clock ends).
+    """
+
+    record_key: Callable[[bytes], bytes]
 
     def send_changelog(self, *args: Any, **kwargs: Any) -> FutureMessage:
+        """Faust's, and the record's delivery goes to the handler's list."""
         future = super().send_changelog(*args, **kwargs)
         changes.get([]).append(future)
         return future
+
+    def partition_for_key(self, key: bytes) -> int | None:
+        """The partition of the record at hand; without one, the partition that such a record would have."""
+        return super().partition_for_key(key) if faust.current_event() is not None else self._partition(key)
+
+    def keep_only(self, partitions: Container[int]) -> None:
+        """Forget the rows of other partitions.
+
+        Faust keeps rows that this worker wrote to partitions that are another's by now: they are out of date, would
+        stand beside what is recovered when the partition comes back, and must never be ended in the other's name.
+        """
+        rows = self.data.data
+        for key in [key for key in rows if self._partition(key) not in partitions]:
+            del rows[key]
+
+    def _partition(self, key: bytes) -> int:
+        count = self.app.consumer.topic_partitions(self.changelog_topic_name) or self.partitions
+        return int((murmur2(self.record_key(key)) & 0x7FFFFFFF) % count)

@@ -28,7 +28,7 @@ class TooLarge(Exception):
     """A record that its topic will never take."""
 
 
-class Producer(Service):  # type: ignore[misc]
+class Producer(Service):
     """One aiokafka producer for everything that a process writes.
 
     What waits is bounded: one batch a partition; then :meth:`deliver` waits for the broker. Give it to a Faust app's
