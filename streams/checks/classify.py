@@ -1,0 +1,218 @@
+"""From evidence to verdict, as a pure function: syntax, then DNS, then the server's reply, then the lists' flags.
+
+Hard evidence outranks flags: role, disposable, catch-all and typo only ever lower an address that nothing speaks
+against. What we could not learn is ``unknown``, never a word about the address.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+
+from schemas.result import Evidence, Finding, Flags, PastAttempt, Timing
+from schemas.vocabulary import RETRYABLE, VERDICTS, Depth, Reason, Stage, Verdict
+from streams.checks.evidence import Failure, Prepared, Probe
+from streams.checks.reply_rules import Match, match
+from streams.checks.reply_text import enhanced_of, printable
+from streams.dns.answers import MailRoute, RouteKind
+
+_ROUTES: Mapping[RouteKind, Reason] = MappingProxyType(
+    {
+        RouteKind.NULL_MX: Reason.NULL_MX,
+        RouteKind.NOT_FOUND: Reason.DOMAIN_NOT_FOUND,
+        RouteKind.UNROUTABLE: Reason.MX_UNROUTABLE,
+        RouteKind.TEMPORARY: Reason.DNS_TEMPORARY,
+    }
+)
+_FAILURES: Mapping[Failure, Reason] = MappingProxyType(
+    {
+        Failure.CONNECT: Reason.CONNECT_FAILED,
+        Failure.TIMEOUT: Reason.TIMEOUT,
+        Failure.CLOSED: Reason.PROTOCOL_ERROR,
+        Failure.PROTOCOL: Reason.PROTOCOL_ERROR,
+        Failure.TLS: Reason.CONNECT_FAILED,
+        Failure.UTF8_UNSUPPORTED: Reason.UTF8_UNSUPPORTED,
+        Failure.UNADDRESSABLE: Reason.SYNTAX_INVALID,
+        Failure.INTERNAL: Reason.INTERNAL_ERROR,
+    }
+)
+
+_BASE_SCORES: Mapping[Verdict, int] = MappingProxyType(
+    {Verdict.DELIVERABLE: 100, Verdict.RISKY: 100, Verdict.UNKNOWN: 40, Verdict.UNDELIVERABLE: 0}
+)
+PENALTIES: Mapping[Reason, int] = MappingProxyType(
+    {
+        Reason.MAILBOX_FULL: 75,
+        Reason.DISPOSABLE: 50,
+        Reason.CATCH_ALL: 40,
+        Reason.ROLE_ACCOUNT: 20,
+        Reason.TYPO_SUSPECTED: 20,
+    }
+)
+"""What each reason takes off a score. The score is 0 for ``undeliverable`` and only there; it starts from 40 for
+``unknown`` and from 100 for the others, whether or not the operator lets the flag decide."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """The reason that the evidence gives before any flag, and how it was found."""
+
+    reason: Reason
+    evidence: Evidence
+
+
+def classify(
+    prepared: Prepared,
+    route: MailRoute | None,
+    probe: Probe | None,
+    *,
+    provider: str | None,
+    depth: Depth,
+    risky: frozenset[Reason],
+    hides_mailboxes: bool,
+    attempt: int = 1,
+    now: datetime,
+    past: Sequence[PastAttempt] = (),
+    opted_out: bool = False,
+    timing: Timing | None = None,
+) -> Finding:
+    """The finding on one address.
+
+    ``route`` and ``probe`` are None where that step was not taken. ``risky`` holds the flags that make an accepted or
+    unprobed address ``risky``. ``hides_mailboxes``: the provider says 250 to everyone, so that its 250 says nothing.
+    ``opted_out``: the domain is on the do-not-probe list. ``timing`` is read from route and probe when not given.
+    """
+    decision = _decide(prepared, route, probe, provider, depth, hides_mailboxes, opted_out)
+    flagged = _flagged(prepared, probe)
+    reasons = _reasons(decision.reason, flagged, risky)
+    return Finding(
+        normalized=prepared.normalized,
+        ascii_address=prepared.ascii_address,
+        domain=prepared.domain or None,
+        suggestion=prepared.suggestion,
+        verdict=VERDICTS[reasons[0]],
+        reason=reasons[0],
+        reasons=reasons,
+        score=score_of(reasons),
+        flags=_flags(prepared, probe, decision.reason, hides_mailboxes),
+        retryable=reasons[0] in RETRYABLE,
+        attempt=attempt,
+        evidence=decision.evidence,
+        attempts=tuple(past),
+        timing=timing or _timing(route, probe),
+        checked_at=now,
+    )
+
+
+def meaning(probe: Probe) -> Match | None:
+    """What the probe's reply means, with the server's hint when to come back; None where there was no reply."""
+    return match(probe.reply, probe.stage) if probe.reply else None
+
+
+def score_of(reasons: tuple[Reason, ...]) -> int:
+    """0 to 100, see :data:`PENALTIES`; the first reason is the deciding one."""
+    verdict = VERDICTS[reasons[0]]
+    if verdict is Verdict.UNDELIVERABLE:
+        return 0
+    return max(1, _BASE_SCORES[verdict] - sum(PENALTIES.get(reason, 0) for reason in reasons))
+
+
+def _decide(
+    prepared: Prepared,
+    route: MailRoute | None,
+    probe: Probe | None,
+    provider: str | None,
+    depth: Depth,
+    hides_mailboxes: bool,
+    opted_out: bool,
+) -> _Decision:
+    if prepared.syntax_error is not None:
+        text = printable(prepared.syntax_error)
+        return _Decision(Reason.SYNTAX_INVALID, Evidence(stage=Stage.SYNTAX, text=text))
+    if depth is Depth.SYNTAX or route is None:
+        return _Decision(Reason.NOT_PROBED, Evidence(stage=Stage.SYNTAX))
+    if not route.has_hosts:
+        return _Decision(_ROUTES[route.kind], _dns_evidence(route, provider))
+    if opted_out:
+        return _Decision(Reason.DO_NOT_PROBE, _dns_evidence(route, provider))
+    if depth is Depth.DNS or probe is None:
+        return _Decision(Reason.NOT_PROBED, _dns_evidence(route, provider))
+    return _probed(probe, provider, hides_mailboxes)
+
+
+def _dns_evidence(route: MailRoute, provider: str | None) -> Evidence:
+    host = route.hosts[0].name if route.hosts else None
+    text = printable(route.detail) or None
+    return Evidence(stage=Stage.DNS, mx_host=host, provider=provider, text=text, cached=route.cached)
+
+
+def _probed(probe: Probe, provider: str | None, hides_mailboxes: bool) -> _Decision:
+    found = meaning(probe)
+    if found is None:
+        reason = _FAILURES[probe.failure or Failure.INTERNAL]
+    elif found.reason is Reason.MAILBOX_ACCEPTED and hides_mailboxes:
+        reason = Reason.VERIFICATION_REFUSED
+    else:
+        reason = found.reason
+    return _Decision(reason, _smtp_evidence(probe, provider, found))
+
+
+def _smtp_evidence(probe: Probe, provider: str | None, found: Match | None) -> Evidence:
+    reply = probe.reply
+    return Evidence(
+        stage=probe.stage,
+        mx_host=probe.mx_host,
+        mx_address=probe.mx_address,
+        provider=probe.provider or provider,
+        smtp_code=(reply.code or None) if reply else None,
+        enhanced_code=enhanced_of(reply) if reply else None,
+        text=printable(reply.text if reply else probe.detail) or None,
+        rule=found.rule if found else None,
+        catch_all_probe=printable(str(probe.catch_all_reply)) if probe.catch_all_reply else None,
+        cached=probe.cached,
+    )
+
+
+def _flagged(prepared: Prepared, probe: Probe | None) -> tuple[Reason, ...]:
+    """The flags that hold, what a server showed before what a list believes."""
+    flags = (
+        (Reason.CATCH_ALL, probe is not None and probe.catch_all is True),
+        (Reason.DISPOSABLE, prepared.disposable),
+        (Reason.ROLE_ACCOUNT, prepared.role),
+        (Reason.TYPO_SUSPECTED, prepared.suggestion is not None),
+    )
+    return tuple(reason for reason, holds in flags if holds)
+
+
+def _reasons(decided: Reason, flagged: tuple[Reason, ...], risky: frozenset[Reason]) -> tuple[Reason, ...]:
+    """All that applied, the deciding one first."""
+    deciding = [flag for flag in flagged if flag in risky]
+    if not deciding or decided not in (Reason.MAILBOX_ACCEPTED, Reason.NOT_PROBED):
+        return (decided, *flagged)
+    others = tuple(flag for flag in flagged if flag is not deciding[0])
+    return (deciding[0], *others, decided)
+
+
+def _flags(prepared: Prepared, probe: Probe | None, decided: Reason, hides_mailboxes: bool) -> Flags:
+    if prepared.syntax_error is not None:
+        return Flags()
+    proven = decided is Reason.MAILBOX_ACCEPTED and probe is not None and probe.catch_all is False
+    known_good = False if proven and not hides_mailboxes else None
+    return Flags(
+        catch_all=probe.catch_all if probe else None,
+        role=prepared.role,
+        free=prepared.free,
+        disposable=prepared.disposable,
+        alias=prepared.alias,
+        smtputf8=prepared.smtputf8,
+        mailbox_full=True if decided is Reason.MAILBOX_FULL else known_good,
+        disabled=True if decided is Reason.MAILBOX_DISABLED else known_good,
+    )
+
+
+def _timing(route: MailRoute | None, probe: Probe | None) -> Timing:
+    return Timing(
+        queued_ms=probe.queued_ms if probe else 0,
+        dns_ms=route.elapsed_ms if route else 0,
+        smtp_ms=probe.smtp_ms if probe else 0,
+    )
