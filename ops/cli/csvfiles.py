@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -97,6 +97,8 @@ def open_csv(path: Path, column: str, *, delimiter: str | None = None, encoding:
 
 
 def _bom(path: Path) -> str | None:
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file: it is read more than once, so it can't be a folder or a pipe")
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -117,7 +119,9 @@ def _find(header: Sequence[str], column: str) -> int | None:
     for same in (str, lambda name: name.strip().casefold()):
         places = [place for place, name in enumerate(header) if same(name) == same(column)]
         if len(places) > 1:
-            raise UserError(f"the column {printable(column)!r} stands {len(places)} times in the first line: rename one")
+            raise UserError(
+                f"the column {printable(column)!r} stands {len(places)} times in the first line: rename one"
+            )
         if places:
             return places[0]
     return None
@@ -134,7 +138,7 @@ def _line_end(path: Path, encoding: str) -> str:
         return "\r\n" if file.readline(MAX_CELL).endswith("\r\n") else "\n"
 
 
-def _rows(path: Path, encoding: str, delimiter: str) -> Iterator[list[str]]:
+def _rows(path: Path, encoding: str, delimiter: str) -> Generator[list[str], None, None]:
     csv.field_size_limit(MAX_CELL)
     try:
         with path.open(encoding=encoding, newline="") as file:

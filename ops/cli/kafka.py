@@ -20,6 +20,8 @@ CONNECT_S = 10.0
 CLOSE_S = 5.0
 """How long it waits for a goodbye."""
 
+_REQUEST_MS = 10_000
+
 Client = TypeVar("Client", AIOKafkaProducer, AIOKafkaConsumer)
 
 
@@ -90,7 +92,11 @@ async def producer(bootstrap: str) -> AsyncIterator[AIOKafkaProducer]:
         UserError: no broker answered within `CONNECT_S`.
     """
     client = AIOKafkaProducer(
-        bootstrap_servers=bootstrap, acks="all", linger_ms=5, max_request_size=2 * MAX_REQUEST_BYTES
+        bootstrap_servers=bootstrap,
+        acks="all",
+        linger_ms=5,
+        max_request_size=2 * MAX_REQUEST_BYTES,
+        request_timeout_ms=_REQUEST_MS,
     )
     async with _running(client, bootstrap) as running:
         yield running
@@ -109,6 +115,7 @@ async def consumer(bootstrap: str, *, fetch_wait_ms: int = 100) -> AsyncIterator
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         fetch_max_wait_ms=fetch_wait_ms,
+        request_timeout_ms=_REQUEST_MS,
     )
     async with _running(client, bootstrap) as running:
         yield running
@@ -122,7 +129,9 @@ async def require_topics(client: AIOKafkaConsumer, *names: str) -> None:
 
 
 async def read_from(client: AIOKafkaConsumer, topic: str, positions: Mapping[int, int]) -> dict[int, int]:
-    """Assign all partitions of `topic`, each from its offset in `positions`, else from the end of its log now.
+    """Assign all partitions of `topic`, each from its offset in `positions`; without any, from the end of the log now.
+
+    A partition that `positions` doesn't know was added since they were taken: it is read from its beginning.
 
     Returns:
         The offset that each partition is read from.
@@ -134,7 +143,9 @@ async def read_from(client: AIOKafkaConsumer, topic: str, positions: Mapping[int
     partitions = [TopicPartition(topic, number) for number in sorted(client.partitions_for_topic(topic) or ())]
     client.assign(partitions)
     ends = await client.end_offsets(partitions)
-    starts = {partition: positions.get(partition.partition, ends[partition]) for partition in partitions}
+    starts = {
+        partition: positions.get(partition.partition, 0) if positions else ends[partition] for partition in partitions
+    }
     if any(start > ends[partition] for partition, start in starts.items()):
         raise UserError(f"{topic} ends before the place where reading stopped: is this another broker than before?")
     for partition, start in starts.items():
