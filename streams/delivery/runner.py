@@ -238,5 +238,9 @@ def _name(record: Incoming) -> str:
 def _where(error: Exception) -> str:
     """The error's type and the lines it passed, without its words: those may quote the record."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
-    lines = " < ".join(f"{frame.filename.rsplit('/', 2)[-1]}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    lines = " < ".join(f"{_file(frame.filename)}:{frame.lineno} {frame.name}" for frame in reversed(frames))
     return f"{type(error).__name__} at {lines}"
+
+
+def _file(path: str) -> str:
+    return "/".join(path.rsplit("/", 2)[-2:])

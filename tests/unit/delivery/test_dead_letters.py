@@ -1,0 +1,92 @@
+"""A dead letter holds the record's own bytes, says why, and keeps no secret."""
+
+import hashlib
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.pipeline import DeadLetter
+from schemas.topics import DEADLETTERS
+from streams.delivery.dead_letters import HEADER, MAX_HEADERS_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, dead_letter
+from streams.delivery.producer import MAX_RECORD_BYTES
+from streams.records import Incoming, Outgoing, Unusable
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def letter(reason: str = "not_json", detail: str = "no JSON", **record: object) -> Outgoing:
+    given_ = {"key": b"k", "value": b"{", "headers": {}, **record}
+    incoming = Incoming("mailvet.requests.v1", 3, 7, timestamp_ms=1000, **given_)  # type: ignore[arg-type]
+    return dead_letter(incoming, Unusable(reason, detail), role="gate", at=AT)
+
+
+def about(outgoing: Outgoing) -> DeadLetter:
+    return DeadLetter.model_validate_json(dict(outgoing.headers)[HEADER])
+
+
+def test_it_says_what_could_not_be_used_and_why() -> None:
+    made = letter(value=b"\xff{")
+    assert (made.topic, made.key, made.value) == (DEADLETTERS.name, b"k", b"\xff{")
+    assert about(made) == DeadLetter(
+        reason="not_json",
+        detail="no JSON",
+        topic="mailvet.requests.v1",
+        partition=3,
+        offset=7,
+        timestamp_ms=1000,
+        role="gate",
+        size=2,
+        sha256=hashlib.sha256(b"\xff{").hexdigest(),
+        at=AT,
+    )
+
+
+@pytest.mark.parametrize(("size", "kept"), [(MAX_VALUE_BYTES, MAX_VALUE_BYTES), (MAX_VALUE_BYTES + 1, MAX_VALUE_BYTES)])
+def test_a_large_value_is_cut_and_its_length_and_digest_are_kept(size: int, kept: int) -> None:
+    value = b"x" * size
+    made = letter(value=value)
+    assert made.value == value[:kept]
+    assert (about(made).size, about(made).sha256) == (size, hashlib.sha256(value).hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Authorization", b"x"),
+        ("mailvet-credential", b"x"),
+        ("X-API-Key", b"x"),
+        ("cookie", b"x"),
+        ("signature", b"x"),
+        ("note", b"Bearer abc"),
+        ("note", b" mv_acme_k1_secret_1234"),
+    ],
+)
+def test_secrets_are_redacted(name: str, value: bytes) -> None:
+    headers = dict(letter(headers={name: value, "trace": b"t"}).headers)
+    assert headers[name] == b"[redacted]"
+    assert headers["trace"] == b"t"
+
+
+def test_no_key_stays_no_key() -> None:
+    assert letter(key=None).key is None
+
+
+def test_a_dead_letter_that_fails_again_names_its_last_failure_only() -> None:
+    made = letter(headers={HEADER: b"old"})
+    assert [name for name, _ in made.headers] == [HEADER]
+    assert about(made).reason == "not_json"
+
+
+@given(
+    st.binary(max_size=20),
+    st.dictionaries(st.text(max_size=20), st.integers(0, 200_000).map(bytes), max_size=5),
+    st.integers(0, 100_000),
+)
+def test_every_dead_letter_can_be_written(value: bytes, headers: dict[str, bytes], key_size: int) -> None:
+    made = letter(value=value * 100_000, headers=headers, key=bytes(key_size), detail="d" * key_size)
+    assert len(made.key or b"") <= MAX_KEY_BYTES
+    kept = sum(len(name.encode()) + len(text) for name, text in made.headers if name != HEADER)
+    assert kept <= MAX_HEADERS_BYTES
+    assert len(made.value) + kept + len(dict(made.headers)[HEADER]) + MAX_KEY_BYTES < MAX_RECORD_BYTES

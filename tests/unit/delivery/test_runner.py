@@ -1,0 +1,390 @@
+"""Delivery on a stream that is a list: what is acknowledged when, and what stops the worker."""
+
+import asyncio
+from asyncio import Future
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from schemas.pipeline import DeadLetter
+from schemas.topics import ADMISSIONS, DEADLETTERS, REQUESTS, RESULTS, Topic
+from streams.delivery import Delivery, DeliveryFailed, OffsetGap, TooLarge
+from streams.delivery.dead_letters import HEADER
+from streams.delivery.runner import incoming
+from streams.metrics import Metrics
+from streams.records import Incoming, Outgoing, Unusable
+from streams.subscription import Subscription
+from streams.tables import changes
+
+OUT = Outgoing(RESULTS.name, b"k", b"v")
+
+
+@dataclass
+class World:
+    """One Delivery between a stream, a handler and a broker that a test plays."""
+
+    handle: Callable[[Incoming], Awaitable[Sequence[Outgoing]]]
+    topic: Topic = ADMISSIONS
+    concurrency: int = 10
+    generation: int | None = 1
+    acked: list[tuple[int, int]] = field(default_factory=list)
+    delivered: list[Outgoing] = field(default_factory=list)
+    fatal: list[Exception] = field(default_factory=list)
+    broker: Callable[[Sequence[Outgoing], Sequence["Future[Any]"]], Awaitable[None]] | None = None
+    now: float = 100.0
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(CollectorRegistry())
+        self.queue: asyncio.Queue[Any] = asyncio.Queue()
+        self.delivery = Delivery(
+            "gate",
+            Subscription(self.topic, self.handle, self.concurrency),
+            deliver=self.deliver,
+            generation=lambda: self.generation,
+            on_fatal=self.fatal.append,
+            metrics=self.metrics,
+            clock=lambda: self.now,
+            now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
+        )
+        self.running = asyncio.create_task(self.delivery.run(self.events()))
+
+    async def deliver(self, records: Iterable[Outgoing], also: Sequence["Future[Any]"] = ()) -> None:
+        records = list(records)
+        if self.broker is not None:
+            await self.broker(records, also)
+        self.delivered += records
+
+    async def events(self) -> AsyncIterator[Any]:
+        while (event := await self.queue.get()) is not None:
+            yield event
+
+    def feed(self, *offsets: int, partition: int = 0, generation: int | None = 1, value: bytes = b"x") -> None:
+        for offset in offsets:
+            message = SimpleNamespace(
+                partition=partition,
+                offset=offset,
+                key=b"k",
+                value=value,
+                headers=[],
+                timestamp=1.5,
+                generation_id=generation,
+            )
+
+            def ack(place: tuple[int, int] = (partition, offset)) -> bool:
+                self.acked.append(place)
+                return True
+
+            self.queue.put_nowait(SimpleNamespace(message=message, ack=ack))
+
+    def count(self, name: str, *labels: str) -> float:
+        names = {"records_in": ("role", "topic"), "dead_letters": ("role", "reason"), "records_out": ("role", "topic")}
+        value = self.metrics.registry.get_sample_value(
+            f"mailvet_{name}_total", dict(zip(names[name], ("gate", *labels), strict=True))
+        )
+        return value or 0.0
+
+    def oldest(self) -> float:
+        return self.delivery.oldest_unacked()["gate", self.topic.name]
+
+
+async def settle() -> None:
+    """Let everything run that can."""
+    for _ in range(30):
+        await asyncio.sleep(0)
+
+
+class Gates:
+    """A handler whose records a test lets go one by one."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[int, int]] = []
+        self._gates: dict[tuple[int, int], asyncio.Event] = {}
+
+    async def __call__(self, record: Incoming) -> Sequence[Outgoing]:
+        place = (record.partition, record.offset)
+        self.started.append(place)
+        await self._gates.setdefault(place, asyncio.Event()).wait()
+        return [OUT]
+
+    def open(self, *offsets: int, partition: int = 0) -> None:
+        for offset in offsets:
+            self._gates.setdefault((partition, offset), asyncio.Event()).set()
+
+
+async def test_what_is_unfinished_is_never_acknowledged_past() -> None:
+    gates = Gates()
+    world = World(gates)
+    world.feed(5, 6, 7)
+    await settle()
+    gates.open(6, 7)
+    await settle()
+    assert world.acked == []
+    gates.open(5)
+    await settle()
+    assert world.acked == [(0, 5), (0, 6), (0, 7)]
+    assert (world.count("records_in", ADMISSIONS.name), world.count("records_out", RESULTS.name)) == (3, 3)
+
+
+async def test_partitions_do_not_wait_for_each_other() -> None:
+    gates = Gates()
+    world = World(gates)
+    world.feed(5, partition=0)
+    world.feed(9, partition=1)
+    gates.open(9, partition=1)
+    await settle()
+    assert world.acked == [(1, 9)]
+
+
+async def test_nothing_is_acknowledged_before_the_broker_has_outputs_and_changes_of_tables() -> None:
+    confirmed, changed = asyncio.Event(), asyncio.get_running_loop().create_future()
+    seen: list[Any] = []
+
+    async def handle(_: Incoming) -> Sequence[Outgoing]:
+        changes.get().append(changed)
+        return [OUT]
+
+    async def broker(records: Sequence[Outgoing], also: Sequence["Future[Any]"]) -> None:
+        seen.append((records, list(also)))
+        await confirmed.wait()
+
+    world = World(handle, broker=broker)
+    world.feed(0)
+    await settle()
+    assert seen == [([OUT], [changed])]
+    assert world.acked == []
+    confirmed.set()
+    await settle()
+    assert world.acked == [(0, 0)]
+
+
+async def test_changes_of_one_record_are_not_awaited_by_another() -> None:
+    also_of: dict[bytes, list[Any]] = {}
+
+    async def handle(record: Incoming) -> Sequence[Outgoing]:
+        await asyncio.sleep(0)
+        changes.get().append(record.offset)  # type: ignore[arg-type]
+        return [Outgoing(RESULTS.name, None, str(record.offset).encode())]
+
+    async def broker(records: Sequence[Outgoing], also: Sequence["Future[Any]"]) -> None:
+        also_of[records[0].value] = list(also)
+
+    world = World(handle, broker=broker)
+    world.feed(0, 1)
+    await settle()
+    assert also_of == {b"0": [0], b"1": [1]}
+
+
+async def test_no_more_are_worked_on_than_was_said() -> None:
+    gates = Gates()
+    world = World(gates, concurrency=2)
+    world.feed(0, 1, 2)
+    await settle()
+    assert gates.started == [(0, 0), (0, 1)]
+    gates.open(1)
+    await settle()
+    assert gates.started == [(0, 0), (0, 1), (0, 2)]
+
+
+async def test_an_unusable_record_is_a_dead_letter_and_the_stream_goes_on() -> None:
+    async def handle(record: Incoming) -> Sequence[Outgoing]:
+        if record.value == b"bad":
+            raise Unusable("not_json", "no JSON")
+        return [OUT]
+
+    world = World(handle, topic=REQUESTS)
+    world.feed(0, value=b"bad")
+    world.feed(1)
+    await settle()
+    assert world.acked == [(0, 0), (0, 1)]
+    assert [(each.topic, each.value) for each in world.delivered] == [(DEADLETTERS.name, b"bad"), (OUT.topic, b"v")]
+    assert world.count("dead_letters", "not_json") == 1
+    assert world.fatal == []
+
+
+async def test_a_bug_costs_one_record_and_its_words_are_kept_from_logs(caplog: pytest.LogCaptureFixture) -> None:
+    async def handle(record: Incoming) -> Sequence[Outgoing]:
+        raise KeyError("secret of the payload")
+
+    world = World(handle)
+    world.feed(0)
+    await settle()
+    about = DeadLetter.model_validate_json(dict(world.delivered[0].headers)[HEADER])
+    assert about.reason == "internal_error"
+    assert about.detail.startswith("KeyError at delivery/test_runner.py:")
+    assert (world.acked, world.fatal) == ([(0, 0)], [])
+    [line] = caplog.messages
+    assert line.startswith("gate failed on mailvet.admissions.v1[0]@0: KeyError at ")
+    assert "secret" not in line + about.detail
+
+
+async def test_an_output_that_is_too_large_is_a_dead_letter_of_its_input() -> None:
+    async def broker(records: Sequence[Outgoing], _: Sequence["Future[Any]"]) -> None:
+        if records[0].topic != DEADLETTERS.name:
+            raise TooLarge("a record is larger than its topic takes")
+
+    async def handle(_: Incoming) -> Sequence[Outgoing]:
+        return [OUT]
+
+    world = World(handle, broker=broker)
+    world.feed(0)
+    await settle()
+    assert [each.topic for each in world.delivered] == [DEADLETTERS.name]
+    assert (world.acked, world.fatal) == ([(0, 0)], [])
+
+
+@pytest.mark.parametrize("error", [DeliveryFailed("the broker is away"), TooLarge("not even the dead letter")])
+async def test_what_cannot_be_delivered_stops_the_worker_unacknowledged(error: Exception) -> None:
+    async def broker(*_: object) -> None:
+        raise error
+
+    async def handle(_: Incoming) -> Sequence[Outgoing]:
+        return [OUT]
+
+    world = World(handle, broker=broker)
+    world.feed(0, 1)
+    await settle()
+    assert world.fatal == [error]
+    assert world.acked == []
+
+
+async def test_after_a_failure_nothing_is_acknowledged_any_more() -> None:
+    gates = Gates()
+    world = World(gates)
+    world.feed(0, 1, 5)
+    await settle()
+    gates.open(0, 1)
+    await settle()
+    assert world.acked == []
+    assert [str(each) for each in world.fatal] == ["offset 5 came where 2 was expected"]
+    assert isinstance(world.fatal[0], OffsetGap)
+
+
+async def test_a_gap_is_no_failure_where_strangers_write() -> None:
+    gates = Gates()
+    world = World(gates, topic=REQUESTS)
+    world.feed(0, 5)
+    gates.open(0, 5)
+    await settle()
+    assert (world.acked, world.fatal) == ([(0, 0), (0, 5)], [])
+
+
+async def test_a_handler_that_is_cancelled_from_within_stops_the_worker() -> None:
+    async def handle(_: Incoming) -> Sequence[Outgoing]:
+        raise asyncio.CancelledError
+
+    world = World(handle)
+    world.feed(0)
+    await settle()
+    assert world.acked == []
+    assert [str(each) for each in world.fatal] == ["a handler of mailvet.admissions.v1 was cancelled from within"]
+
+
+async def test_cancelling_the_stream_acknowledges_nothing_that_is_unfinished() -> None:
+    gates = Gates()
+    world = World(gates)
+    world.feed(0, 1)
+    await settle()
+    world.running.cancel()
+    await settle()
+    gates.open(0, 1)
+    await settle()
+    assert (world.acked, world.delivered, world.fatal) == ([], [], [])
+    assert world.running.cancelled()
+
+
+async def test_the_end_of_the_stream_is_the_end() -> None:
+    world = World(Gates())
+    world.queue.put_nowait(None)
+    await settle()
+    assert world.running.done()
+    assert world.fatal == []
+
+
+async def test_after_a_rebalance_old_records_are_given_up_and_read_again() -> None:
+    gates = Gates()
+    world = World(gates)
+    world.feed(5, 6)
+    await settle()
+    world.generation = 2
+    gates.open(5)
+    await settle()
+    assert world.acked == []  # Its partition may be another's by now.
+    world.feed(5, 6, generation=2)
+    await settle()
+    assert gates.started == [(0, 5), (0, 6), (0, 5), (0, 6)]
+    gates.open(6)
+    await settle()
+    assert world.acked == [(0, 5), (0, 6)]
+
+
+async def test_partitions_that_did_not_come_back_are_given_up_too() -> None:
+    gates = Gates()
+    world = World(gates)
+    world.feed(5)
+    await settle()
+    world.now += 7
+    assert world.oldest() == 7
+    world.generation = 2
+    world.delivery.forget()
+    gates.open(5)
+    await settle()
+    assert (world.acked, world.delivered, world.oldest()) == ([], [], 0)
+
+
+async def test_going_back_to_the_committed_offset_begins_anew() -> None:
+    gates = Gates()
+    world = World(gates)
+    world.feed(5, 6)
+    await settle()
+    world.feed(5)
+    await settle()
+    gates.open(5, 6)
+    await settle()
+    assert (world.acked, world.fatal) == ([(0, 5)], [])
+
+
+async def test_the_age_of_the_oldest_unacknowledged_record_is_known() -> None:
+    gates = Gates()
+    world = World(gates)
+    world.feed(0, 1)
+    await settle()
+    world.now += 3
+    world.feed(0, partition=1)
+    await settle()
+    gates.open(1)
+    await settle()
+    assert world.oldest() == 3
+    gates.open(0)
+    await settle()
+    assert world.oldest() == 0
+    gauge = {"role": "gate", "topic": ADMISSIONS.name}
+    assert world.metrics.registry.get_sample_value("mailvet_oldest_unacked_seconds", gauge) == 0
+    assert world.metrics.registry.get_sample_value("mailvet_records_in_flight", gauge) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "seen", "repeated"),
+    [
+        ([("a", b"1"), ("a", b"2"), ("b", None)], {"a": b"1", "b": b""}, {"a"}),
+        ({"a": b"1"}, {"a": b"1"}, set()),
+        (None, {}, set()),
+    ],
+)
+def test_a_record_as_a_role_sees_it(headers: Any, seen: dict[str, bytes], repeated: set[str]) -> None:
+    message = SimpleNamespace(
+        partition=1, offset=2, key=None, value=None, headers=headers, timestamp=1.2345, generation_id=1
+    )
+    assert incoming("t", message) == Incoming("t", 1, 2, None, b"", seen, frozenset(repeated), 1234)
+
+
+@pytest.mark.parametrize("timestamp", [None, -0.001])
+def test_a_record_without_a_time(timestamp: float | None) -> None:
+    message = SimpleNamespace(
+        partition=1, offset=2, key=b"", value=b"", headers=(), timestamp=timestamp, generation_id=1
+    )
+    assert incoming("t", message).timestamp_ms == 0
