@@ -1,0 +1,90 @@
+"""A worker with one role, `echo`, for the tests of delivery: it writes what it reads. Its manners come in the environment.
+
+HOLD: offsets of partition 0 that never end. SECONDS: how long each record takes. ACKS=unordered: acknowledge at once, as
+Faust does by itself. TABLE=1: count each key in a table and write the count. SOURCE: the topic to read.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from prometheus_client import CollectorRegistry
+
+from ops.cli.signals import stop_on_signals
+from schemas.topics import ADMITTED, REQUESTS, RESULTS
+from streams.delivery import OrderedAcks, Producer
+from streams.engine import engine, subscribe, table
+from streams.group import Group, WorkerFailed
+from streams.metrics import Metrics
+from streams.records import Incoming, Outgoing, Unusable
+from streams.settings import Settings
+from streams.subscription import Subscription
+from streams.tables import TableDeclaration
+
+COUNTS = TableDeclaration("echo", "counts", replace(ADMITTED, partitions=2))
+SOURCES = {"admitted": replace(ADMITTED, partitions=2), "requests": replace(REQUESTS, partitions=2)}
+
+
+class Unordered(OrderedAcks):
+    """The mistake that loses records."""
+
+    def done(self, offset: int) -> list[int]:
+        return [offset]
+
+
+class Echo:
+    def __init__(self) -> None:
+        self._held = {int(each) for each in os.environ.get("HOLD", "").split(",") if each}
+        self._seconds = float(os.environ.get("SECONDS", "0"))
+        self.counts: dict[bytes, bytes] | None = None
+
+    async def handle(self, record: Incoming) -> Sequence[Outgoing]:
+        value = record.value if self.counts is None else self._count(record)
+        if record.value.startswith(b"bad"):
+            raise Unusable("invalid", "it is bad")
+        if record.partition == 0 and record.offset in self._held:
+            await asyncio.Event().wait()
+        await asyncio.sleep(self._seconds)
+        return [Outgoing(RESULTS.name, record.key, value if len(value) < 100 else str(len(value)).encode())]
+
+    def _count(self, record: Incoming) -> bytes:
+        # Idempotent as every table of ours: the row remembers which record it counted last.
+        assert self.counts is not None and record.key is not None
+        count, last = map(int, self.counts.get(record.key, b"0 -1").split())
+        if record.offset > last:
+            count, last = count + 1, record.offset
+            self.counts[record.key] = f"{count} {last}".encode()
+        return str(count).encode()
+
+
+async def main() -> int:
+    settings = Settings()
+    metrics, producer, echo = Metrics(CollectorRegistry()), Producer(settings), Echo()
+    app = engine("echo", settings)
+    if os.environ.get("TABLE"):
+        echo.counts = table(app, COUNTS, lambda key: key)  # type: ignore[assignment]
+    group = Group([producer], [app])
+    subscribe(
+        app,
+        "echo",
+        [Subscription(SOURCES[os.environ.get("SOURCE", "admitted")], echo.handle, 200)],
+        producer=producer,
+        metrics=metrics,
+        on_fatal=group.fail,
+        acks=Unordered if os.environ.get("ACKS") == "unordered" else OrderedAcks,
+    )
+    with stop_on_signals() as stop:
+        try:
+            await group.run(stop.wait(), lambda: print("ready", flush=True), settings.drain_s)
+        except WorkerFailed as failure:
+            print(f"failed: {failure}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.ERROR)
+    sys.exit(asyncio.run(main()))
