@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from schemas.result import Evidence, Finding, Flags
 from schemas.vocabulary import VERDICTS, Reason, Stage, Verdict
+from streams.checks.classify import score_of
 from streams.checks.evidence import Prepared
 
 SANDBOX_DOMAIN = "sandbox.mailvet.test"
@@ -17,8 +18,6 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
     {reason.replace("_", "-"): reason for reason, verdict in VERDICTS.items() if verdict is not Verdict.REJECTED}
 )
 """Local part to the reason that it answers; ``rejected`` is said of requests, never of an address."""
-
-_SCORES = {Verdict.DELIVERABLE: 100, Verdict.RISKY: 50, Verdict.UNKNOWN: 50, Verdict.UNDELIVERABLE: 0}
 
 _STAGES = {
     Reason.SYNTAX_INVALID: Stage.SYNTAX,
@@ -57,15 +56,14 @@ def finding(prepared: Prepared, now: datetime) -> Finding | None:
     if not is_sandbox(prepared):
         return None
     reason = REASONS.get(prepared.local.lower(), Reason.MAILBOX_NOT_FOUND)
-    verdict = VERDICTS[reason]
     return Finding(
         normalized=prepared.normalized,
         ascii_address=prepared.ascii_address,
         domain=prepared.domain,
-        verdict=verdict,
+        verdict=VERDICTS[reason],
         reason=reason,
         reasons=(reason,),
-        score=_SCORES[verdict],
+        score=score_of((reason,)),
         flags=_FLAGS.get(reason, Flags()),
         evidence=Evidence(
             stage=_STAGES.get(reason, Stage.RCPT), provider="sandbox", text=f"the sandbox of mailvet answers {reason}"
