@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -128,8 +128,13 @@ async def require_topics(client: AIOKafkaConsumer, *names: str) -> None:
         raise UserError(f"the broker has no topic {', '.join(missing)}: run `mailvet topics apply` first")
 
 
-async def read_from(client: AIOKafkaConsumer, topic: str, positions: Mapping[int, int]) -> dict[int, int]:
+async def read_from(
+    client: AIOKafkaConsumer, topic: str, numbers: Iterable[int], positions: Mapping[int, int]
+) -> dict[int, int]:
     """Assign all partitions of `topic`, each from its offset in `positions`; without any, from the end of the log now.
+
+    `numbers` are its partitions, as :meth:`AIOKafkaProducer.partitions_for` tells them: a consumer that reads nothing
+    yet may not have heard of them.
 
     A partition that `positions` doesn't know was added since they were taken: it is read from its beginning.
 
@@ -139,8 +144,7 @@ async def read_from(client: AIOKafkaConsumer, topic: str, positions: Mapping[int
     Raises:
         UserError: an offset lies beyond the end of its log: this isn't the log that it was taken from.
     """
-    await client.topics()
-    partitions = [TopicPartition(topic, number) for number in sorted(client.partitions_for_topic(topic) or ())]
+    partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
     client.assign(partitions)
     ends = await client.end_offsets(partitions)
     starts = {

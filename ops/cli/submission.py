@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
-from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.errors import KafkaTimeoutError
 from pydantic import TypeAdapter, ValidationError
 
 from ops.cli.errors import Unfinished
@@ -189,14 +189,12 @@ class Submission:
         """Return when every address has its answer.
 
         Raises:
-            Unfinished: the gate turned the key away, no answer came for the timeout, or the broker refused us.
+            Unfinished: the gate turned the key away, or no answer came for the timeout.
+            KafkaError: the broker refused us; what passes by itself is tried again.
         """
         while self._open or self._again or self._next:
-            try:
-                await self._send()
-                await self._receive()
-            except KafkaError as error:
-                raise Unfinished(f"the broker refused to go on: {printable(str(error))}") from None
+            await self._send()
+            await self._receive()
             self._meter.show(self._answered, self._in_flight, self._note())
             if self._quiet_for() > self._timeout:
                 raise Unfinished(

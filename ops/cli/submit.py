@@ -14,11 +14,12 @@ from itertools import islice
 from pathlib import Path
 
 import click
+from aiokafka.errors import KafkaError
 
 from ops.cli.csvfiles import CsvFile, open_csv, sha256_of, write_csv
 from ops.cli.errors import Interrupted, Unfinished, UserError
 from ops.cli.kafka import bootstrap_option, consumer, producer, read_from, require_topics, silence_client
-from ops.cli.output import counted, duration
+from ops.cli.output import counted, duration, printable
 from ops.cli.progress import Meter
 from ops.cli.signals import Stop, stop_on_signals
 from ops.cli.submission import COLUMNS, Asked, Plan, Submission
@@ -101,9 +102,17 @@ def _encoding(_ctx: object, _param: object, value: str | None) -> str | None:
     type=click.Path(path_type=Path),
     help=f"A file that holds the key, which is never given on the command line (else environment: {KEY_VARIABLE}).",
 )
-@click.option("--depth", type=click.Choice(Depth, case_sensitive=False), default=Depth.SMTP, show_default=True, help="How far to verify.")
 @click.option(
-    "--lane", type=click.Choice(Lane, case_sensitive=False), help="Which queue to wait in; by the size of the requests if not given."
+    "--depth",
+    type=click.Choice(Depth, case_sensitive=False),
+    default=Depth.SMTP,
+    show_default=True,
+    help="How far to verify.",
+)
+@click.option(
+    "--lane",
+    type=click.Choice(Lane, case_sensitive=False),
+    help="Which queue to wait in; by the size of the requests if not given.",
 )
 @click.option("--request-size", type=click.IntRange(1, MAX_ADDRESSES), default=100, show_default=True)
 @click.option(
@@ -277,16 +286,22 @@ class Run:
         try:
             with stop_on_signals() as stop:
                 await _unless_stopped(self._ask(), stop)
+        except KafkaError as error:
+            raise self._on_the_way(Unfinished(f"the broker refused: {printable(str(error))}")) from None
         except (Unfinished, Interrupted) as error:
-            done = f"{self.state.answered():,} of {counted(self.plan.total, 'address', 'addresses')} are answered"
-            error.message = f"{error.message}; {done}, {_GO_ON}"
-            raise
+            raise self._on_the_way(error) from None
+
+    def _on_the_way(self, error: click.ClickException) -> click.ClickException:
+        done = f"{self.state.answered():,} of {counted(self.plan.total, 'address', 'addresses')} are answered"
+        error.message = f"{error.message}; {done}, {_GO_ON}"
+        return error
 
     async def _ask(self) -> None:
         job, plan, state = self.job, self.plan, self.state
         async with consumer(job.bootstrap) as reader, producer(job.bootstrap) as writer:
             await require_topics(reader, plan.requests_topic, plan.results_topic)
-            positions = await read_from(reader, plan.results_topic, state.positions())
+            partitions = await writer.partitions_for(plan.results_topic)
+            positions = await read_from(reader, plan.results_topic, partitions, state.positions())
             # Kept before the first request goes out: its answers lie behind these offsets, whenever we read them.
             state.learn(Learned(positions=positions))
             with Meter(plan.total, state.answered()) as meter:
