@@ -65,6 +65,10 @@ class Settings(BaseSettings):
     )
     helo: str = Field(default="", description="The name said in EHLO; the machine's own when empty.")
     mail_from: str = Field(default="", description="The envelope sender; empty is the null sender <>.")
+    provider_shards: Annotated[dict[str, int], NoDecode] = Field(
+        default={},
+        description="PROVIDER=N,...: too large for one worker, so split by domain; each shard has 1/N of the limits.",
+    )
     sessions_per_provider: int = 4
     sessions_total: int = 1000
     connect_timeout_s: float = 10.0
@@ -94,3 +98,10 @@ class Settings(BaseSettings):
     @classmethod
     def _commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("provider_shards", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return dict(part.strip().split("=", 1) for part in value.split(",") if part.strip())

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from schemas.pipeline import Admitted, Settlement, Ticket
 from schemas.request import MAX_REQUEST_BYTES, Request, request_uid
 from schemas.result import Rejection
-from schemas.topics import ADMISSIONS, ADMITTED, REQUESTS, RESULTS, SETTLEMENTS
+from schemas.topics import ADMISSIONS, ADMITTED, REQUESTS, SETTLEMENTS
 from schemas.vocabulary import Reason
 from streams.access import credentials, decisions
 from streams.access.decisions import Account, Asked, Decision, Refusal
@@ -19,6 +19,7 @@ from streams.access.keys import Key, KeyStore
 from streams.codec import decode, encode, unusable
 from streams.metrics import Metrics
 from streams.records import Incoming, Outgoing, Unusable
+from streams.roles.publish import published
 from streams.roles.upkeep import Round, Table, row_key
 from streams.settings import Settings
 from streams.subscription import Subscription
@@ -27,8 +28,6 @@ KEY_ID = "mailvet-key-id"
 KEY_DIGEST = "mailvet-key-sha256"
 NOW = "mailvet-now-ms"
 ORIGIN = "mailvet-origin"
-KIND = "mailvet-kind"
-"""Header of every record on a results topic: ``result``, ``rejection`` or ``summary``."""
 
 CONFLICT = Refusal(Reason.REQUEST_ID_CONFLICT, "this request_id was used with another body: choose a new one")
 
@@ -253,4 +252,4 @@ def _rejected(key: Key, request: Request, uid: str, refusal: Refusal, at_ms: int
         retry_after_ms=refusal.retry_after_ms,
         checked_at=decisions.instant(at_ms),
     )
-    return Outgoing(RESULTS.name, uid.encode(), encode(rejection), ((KIND, b"rejection"),))
+    return published(rejection)

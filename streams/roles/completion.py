@@ -1,0 +1,198 @@
+"""Completion: the first final attempt in the order of the log decides an address; then results, summary, settlement.
+
+Tables, both keyed by request uid and the time at which the request must be answered, so that going through them by
+the clock reads no row: ``requests`` keeps what was asked until it is answered; ``progress`` says which record of
+``attempts.v1`` decided which addresses. A record that is read again publishes what it published; a late twin, whose
+addresses another record has decided, publishes nothing. No clock goes into anything published.
+"""
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+
+from pydantic import TypeAdapter
+
+from schemas.pipeline import Admitted, Attempt, AttemptEntry, Position, Ticket
+from schemas.result import Evidence, Finding
+from schemas.topics import ADMITTED, ATTEMPTS, SETTLEMENTS
+from schemas.vocabulary import VERDICTS, Reason, Stage, Verdict
+from streams.codec import decode, encode
+from streams.metrics import Metrics
+from streams.records import Incoming, Outgoing
+from streams.roles.judge import attempts, instant
+from streams.roles.progress import Progress, decide, places, settlement_of, summary_of
+from streams.roles.publish import published, result_of
+from streams.roles.upkeep import Round, Table, row_key
+from streams.settings import Settings
+from streams.subscription import Subscription
+
+CONCURRENCY = 1000
+"""Records whose outputs may be on their way to the broker; deciding itself is one at a time."""
+
+SWEPT_ADDRESSES = 2000
+"""Addresses that one sweep answers at most: some tens of milliseconds."""
+
+SWEEP_AGAIN_MS = 60_000
+"""A deadline that was written but is not decided yet is written again after this."""
+
+_ENTRIES: TypeAdapter[tuple[AttemptEntry, ...]] = TypeAdapter(tuple[AttemptEntry, ...])
+
+
+class Completion:
+    """Tables: ``requests`` and ``progress``, co-partitioned with ``attempts.v1`` and ``admitted.v1``."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, *, requests: Table, progress: Table) -> None:
+        self._metrics = metrics
+        self._requests = requests
+        self._progress = progress
+        self._kept_ms = round(settings.decisions_kept.total_seconds() * 1000)
+        self._due = Round(requests)
+        self._rounds = tuple((table, Round(table)) for table in (requests, progress))
+        self._swept_ms: dict[bytes, int] = {}
+
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """What completion reads."""
+        return (Subscription(ADMITTED, self.admitted, CONCURRENCY), Subscription(ATTEMPTS, self.attempt, CONCURRENCY))
+
+    async def admitted(self, record: Incoming) -> Sequence[Outgoing]:
+        """Remember what was asked, for the case that an answer does not come in time."""
+        row = _row(decode(Admitted, record.value).ticket)
+        if self._load(row).finished_by is None:
+            _put(self._requests, row, record.value)
+        return ()
+
+    async def attempt(self, record: Incoming) -> Sequence[Outgoing]:
+        """Publish what this record decides, and the end of the request if that was the last of it."""
+        attempt = decode(Attempt, record.value)
+        name = f"{record.partition}-{record.offset}"
+        row = _row(attempt.ticket)
+        progress = self._load(row)
+        if name not in progress.by:
+            progress = self._decide(row, progress, name, record, attempt)
+        mine = places(attempt, progress.by.get(name, ()), final=True)
+        outputs = [published(result_of(attempt.ticket, each.position, each.entry)) for each in mine]
+        if progress.finished_by == name and progress.finished_at is not None:
+            outputs.append(published(summary_of(attempt.ticket, progress, progress.finished_at)))
+            settlement = settlement_of(attempt.ticket, progress, progress.finished_at)
+            outputs.append(Outgoing(SETTLEMENTS.name, settlement.tenant.encode(), encode(settlement)))
+        return outputs
+
+    # -- deciding ---------------------------------------------------------------------------------------------------
+
+    def _decide(self, row: bytes, before: Progress, name: str, record: Incoming, attempt: Attempt) -> Progress:
+        """Write down what this record decides and what else it knows; end what is not needed any more."""
+        at = instant(record.timestamp_ms)
+        progress = decide(before, name, attempt, at)
+        if name in progress.known:
+            entries = tuple(entry for entry in attempt.entries if not entry.final)
+            _put(self._progress, _known_row(row, name), zlib.compress(_ENTRIES.dump_json(entries), 1))
+        if progress != before:
+            _put(self._progress, row, encode(progress))
+            self._count(progress, name, attempt, at)
+        if progress.finished_by == name:
+            for known in before.known:
+                self._progress.pop(_known_row(row, known), None)
+            self._requests.pop(row, None)
+            self._swept_ms.pop(row, None)
+        return progress
+
+    def _count(self, progress: Progress, name: str, attempt: Attempt, at: datetime) -> None:
+        ticket = attempt.ticket
+        seconds = max(0.0, (at - ticket.admitted_at).total_seconds())
+        for place in places(attempt, progress.by.get(name, ()), final=True):
+            reason = place.entry.finding.reason
+            self._metrics.verdicts.labels(VERDICTS[reason], reason).inc()
+            self._metrics.address_seconds.labels(ticket.lane).observe(seconds)
+        if progress.finished_by == name:
+            self._metrics.request_seconds.labels(ticket.lane).observe(seconds)
+
+    def _load(self, row: bytes) -> Progress:
+        found = self._progress.get(row)
+        return Progress() if found is None else decode(Progress, found)
+
+    # -- by the clock -----------------------------------------------------------------------------------------------
+
+    def sweep(self, now_ms: int) -> list[Outgoing]:
+        """Attempts for requests whose time is over: what is known becomes final, when the log says so.
+
+        Call it about once a second and deliver what it returns; if that is lost, it comes again.
+        """
+        outputs: list[Outgoing] = []
+        room = SWEPT_ADDRESSES
+        for row in self._due.next():
+            if _verdict_by_ms(row) > now_ms or self._swept_ms.get(row, 0) > now_ms - SWEEP_AGAIN_MS or room <= 0:
+                continue
+            asked = self._asked(row)
+            if asked is not None:
+                room -= asked.ticket.total
+                outputs += self._deadline(row, asked, now_ms)
+                self._swept_ms[row] = now_ms
+        return outputs
+
+    def expire(self, now_ms: int) -> int:
+        """End rows that no record can ask for any more, a bounded piece of the tables a call; how many ended."""
+        over = [
+            (table, row)
+            for table, round_ in self._rounds
+            for row in round_.next()
+            if _verdict_by_ms(row) + self._kept_ms < now_ms
+        ]
+        for table, row in over:
+            table.pop(row, None)
+            self._swept_ms.pop(row, None)
+        return len(over)
+
+    def _asked(self, row: bytes) -> Admitted | None:
+        """What was asked, where answers are still missing."""
+        value = self._requests.get(row)
+        return None if value is None or self._load(row).finished_by is not None else decode(Admitted, value)
+
+    def _deadline(self, row: bytes, asked: Admitted, now_ms: int) -> Iterator[Outgoing]:
+        progress = self._load(row)
+        known, decided = self._known(row, progress), progress.decided()
+        positions = (Position(index=index, input=text) for index, text in enumerate(asked.addresses))
+        entries = (
+            AttemptEntry(positions=(position,), final=True, finding=known.get(position.index) or _nothing_known(now_ms))
+            for position in positions
+            if position.index not in decided
+        )
+        return attempts(asked.ticket, "deadline", entries)
+
+    def _known(self, row: bytes, progress: Progress) -> Mapping[int, Finding]:
+        """The last finding of each address that was told "later"."""
+        known: dict[int, Finding] = {}
+        for name in progress.known:
+            packed = self._progress.get(_known_row(row, name))
+            for entry in _ENTRIES.validate_json(zlib.decompress(packed)) if packed is not None else ():
+                finding = entry.finding.model_copy(update={"next_attempt_at": None})
+                known.update((position.index, finding) for position in entry.positions)
+        return known
+
+
+def _nothing_known(now_ms: int) -> Finding:
+    return Finding(
+        verdict=Verdict.UNKNOWN,
+        reason=Reason.TIMEOUT,
+        reasons=(Reason.TIMEOUT,),
+        score=0,
+        retryable=True,
+        evidence=Evidence(stage=Stage.CONNECT),
+        checked_at=instant(now_ms),
+    )
+
+
+def _row(ticket: Ticket) -> bytes:
+    return row_key(ticket.request_uid, str(round(ticket.verdict_by.timestamp() * 1000)))
+
+
+def _known_row(row: bytes, name: str) -> bytes:
+    return b":".join((row, name.encode()))
+
+
+def _verdict_by_ms(row: bytes) -> int:
+    return int(row.split(b":")[1])
+
+
+def _put(table: Table, key: bytes, row: bytes) -> None:
+    if table.get(key) != row:
+        table[key] = row

@@ -1,0 +1,242 @@
+"""Probe: asks the mail servers of one provider for the addresses of a task, and says what was learned of each.
+
+No table. Where the same task is read twice after a crash, a mailbox may be asked for twice; completion drops the twin.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from schemas.pipeline import AttemptEntry, Task, TaskItem
+from schemas.result import Finding
+from schemas.topics import TASKS_BULK, TASKS_INTERACTIVE
+from schemas.vocabulary import Depth, Lane
+from streams.checks.classify import meaning
+from streams.checks.evidence import Prepared, Probe
+from streams.checks.providers import provider_of, traits_of
+from streams.codec import decode
+from streams.dns.answers import MailRoute
+from streams.metrics import Metrics
+from streams.records import Incoming, Outgoing
+from streams.roles.credits import Credits, CreditsBy
+from streams.roles.judge import (
+    LANES,
+    Destination,
+    Learned,
+    Resolver,
+    attempts,
+    instant,
+    judge,
+    past_of,
+    pieces,
+    shard_of,
+    tasks,
+)
+from streams.roles.tiers import later
+from streams.settings import Settings
+from streams.subscription import Subscription
+
+CONCURRENCY = 2000
+"""Tasks in work per lane; most of them wait for their provider's turn. Addresses have a bound of their own."""
+
+MAX_HOPS = 3
+"""How often a task follows a provider that changes; then it is asked where it is."""
+
+PIECE = 50
+"""Addresses asked for at a time: a dialogue's deadline begins with its turn, so a turn must not be long."""
+
+
+class Prober(Protocol):
+    """:class:`streams.checks.dialogue.Prober`."""
+
+    async def ask(
+        self,
+        route: MailRoute,
+        provider: str,
+        prepared: Sequence[Prepared],
+        *,
+        catch_all_probe: bool,
+        lane: Lane | None,
+        timeout: float,  # noqa: ASYNC109 - the seam's own word
+    ) -> list[Probe]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An item of a task and where its mail goes today."""
+
+    item: TaskItem
+    learned: Learned
+
+
+class Probing:
+    """``clock``: milliseconds since 1970."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        precheck: Callable[[str], Prepared],
+        resolver: Resolver,
+        prober: Prober,
+        clock: Callable[[], int],
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._precheck = precheck
+        self._risky = frozenset(settings.risky_flags)
+        self._resolver = resolver
+        self._prober = prober
+        self._clock = clock
+        at_once = PIECE * settings.sessions_per_provider
+        self._turns = CreditsBy(lambda _: at_once)
+        self._lanes = {lane: Credits(settings.in_flight_addresses) for lane in Lane}
+
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """What probe reads: a lane each."""
+        return (
+            Subscription(TASKS_INTERACTIVE, self.handle, CONCURRENCY),
+            Subscription(TASKS_BULK, self.handle, CONCURRENCY),
+        )
+
+    async def handle(self, record: Incoming) -> Sequence[Outgoing]:
+        """What was learned of each address of the task, and tasks for those that are asked again.
+
+        A task whose time is over is dropped: completion has answered it with what was known.
+        """
+        task = decode(Task, record.value)
+        if not self._left_s(task):
+            return ()
+        targets = await self._targets(task)
+        moved = [target for target in targets if self._has_moved(task, target)]
+        stay = [target for target in targets if not self._has_moved(task, target)]
+        learned = await self._ask_all(task, stay)
+        return (*self._hand_on(task, moved), *self._conclude(task, learned))
+
+    def _left_s(self, task: Task) -> float:
+        return max(0.0, task.ticket.verdict_by.timestamp() - self._clock() / 1000)
+
+    # -- where mail goes today --------------------------------------------------------------------------------------
+
+    async def _targets(self, task: Task) -> list[Target]:
+        prepared = [self._precheck(item.address) for item in task.items]
+        domains = dict.fromkeys(each.domain for each in prepared if each.syntax_error is None)
+        routes = await asyncio.gather(*(self._resolver.route(domain) for domain in domains))
+        by_domain = dict(zip(domains, routes, strict=True))
+        return [
+            Target(item, self._learned(task, item, each, by_domain.get(each.domain)))
+            for item, each in zip(task.items, prepared, strict=True)
+        ]
+
+    def _learned(self, task: Task, item: TaskItem, prepared: Prepared, route: MailRoute | None) -> Learned:
+        return Learned(
+            prepared,
+            item.positions,
+            route=route,
+            provider=provider_of(route) if route is not None and route.has_hosts else None,
+            attempt=task.attempt,
+            past=item.past,
+        )
+
+    def _has_moved(self, task: Task, target: Target) -> bool:
+        provider = target.learned.provider
+        if provider is None or task.ticket.depth is not Depth.SMTP:
+            return False
+        return provider != task.provider and task.hops < MAX_HOPS
+
+    def _hand_on(self, task: Task, moved: Iterable[Target]) -> list[Outgoing]:
+        """To whoever talks to the provider of today."""
+        groups: defaultdict[Destination, list[TaskItem]] = defaultdict(list)
+        for target in moved:
+            provider = str(target.learned.provider)
+            shard = shard_of(target.learned.prepared.domain, self._settings.provider_shards.get(provider, 1))
+            to = Destination(LANES[task.ticket.lane], provider, shard, task.attempt, task.hops + 1)
+            groups[to].append(target.item)
+        now = instant(self._clock())
+        return [record for to, items in groups.items() for record in tasks(task.ticket, to, items, now)]
+
+    # -- the dialogue -----------------------------------------------------------------------------------------------
+
+    async def _ask_all(self, task: Task, targets: Iterable[Target]) -> list[Learned]:
+        """Domains side by side; each address without somebody to ask stays as it is."""
+        silent: list[Learned] = []
+        by_domain: defaultdict[str, list[Learned]] = defaultdict(list)
+        for learned in (target.learned for target in targets):
+            if learned.provider is None or task.ticket.depth is not Depth.SMTP:
+                silent.append(learned)
+            else:
+                by_domain[learned.prepared.domain].append(learned)
+        asked = await asyncio.gather(
+            *(self._ask(task, piece) for group in by_domain.values() for piece in pieces(group, PIECE))
+        )
+        return [*silent, *(learned for piece in asked for learned in piece)]
+
+    async def _ask(self, task: Task, piece: Sequence[Learned]) -> list[Learned]:
+        """One domain's addresses, when it is the provider's turn; none when their time is over by then."""
+        route, provider, lane = piece[0].route, piece[0].provider, task.ticket.lane
+        assert route is not None and provider is not None  # noqa: S101, PT018 - _ask_all() chose them
+        since_ms = self._clock()
+        with self._in_flight(lane, len(piece)):
+            async with self._turns.take((lane, provider), len(piece)), self._lanes[lane].take(len(piece)):
+                waited_ms = max(0, self._clock() - since_ms)
+                left_s = self._left_s(task)
+                if not left_s:
+                    return []
+                probes = await self._prober.ask(
+                    route,
+                    provider,
+                    [learned.prepared for learned in piece],
+                    catch_all_probe=task.ticket.options.catch_all_probe and traits_of(provider).catch_all_probe_useful,
+                    lane=lane,
+                    timeout=min(self._settings.dialogue_deadline_s, left_s),
+                )
+        return [
+            replace(learned, probe=probe, waited_ms=waited_ms) for learned, probe in zip(piece, probes, strict=True)
+        ]
+
+    @contextmanager
+    def _in_flight(self, lane: Lane, count: int) -> Iterator[None]:
+        gauge = self._metrics.addresses_in_flight.labels(lane)
+        gauge.inc(count)
+        try:
+            yield
+        finally:
+            gauge.dec(count)
+
+    # -- what comes of it -------------------------------------------------------------------------------------------
+
+    def _conclude(self, task: Task, learned: Iterable[Learned]) -> list[Outgoing]:
+        """One attempt for what is final and what is not, and the tasks that ask again."""
+        now = instant(self._clock())
+        entries: list[AttemptEntry] = []
+        again: defaultdict[Destination, list[TaskItem]] = defaultdict(list)
+        for each in learned:
+            finding = judge(each, task.ticket.depth, self._risky, now)
+            wait = None
+            if finding.retryable:
+                hint_s = _hint_s(each.probe)
+                wait = later(task.ticket, task.attempt, now, self._settings.retry_delays_s, hint_s=hint_s)
+            if wait is not None:
+                to = Destination(wait.tier, task.provider, task.shard, task.attempt + 1)
+                again[to].append(_again(each, finding))
+                self._metrics.retries.labels(wait.tier.name, finding.reason).inc()
+                finding = finding.model_copy(update={"next_attempt_at": wait.due})
+            entries.append(AttemptEntry(positions=each.positions, final=wait is None, finding=finding))
+        retries = (record for to, items in again.items() for record in tasks(task.ticket, to, items, now))
+        return [*attempts(task.ticket, "probe", entries), *retries]
+
+
+def _again(learned: Learned, finding: Finding) -> TaskItem:
+    return TaskItem(
+        positions=learned.positions, address=learned.prepared.address, past=(*learned.past, past_of(finding))
+    )
+
+
+def _hint_s(probe: Probe | None) -> int | None:
+    """How long the server asked us to wait, where it said so."""
+    found = meaning(probe) if probe is not None else None
+    return found.retry_after_s if found is not None else None

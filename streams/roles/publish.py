@@ -1,0 +1,28 @@
+"""What clients read, as bytes: made from what was learned alone, so that a repeat is the same to the last byte."""
+
+from schemas.pipeline import AttemptEntry, Position, Ticket
+from schemas.result import Rejection, Result, Summary
+from schemas.topics import RESULTS
+from streams.codec import encode
+from streams.records import Outgoing
+
+KIND = "mailvet-kind"
+"""Header of every record on a results topic: ``result``, ``rejection`` or ``summary``."""
+
+
+def published(record: Result | Rejection | Summary) -> Outgoing:
+    """The record on its way to the client."""
+    return Outgoing(RESULTS.name, record.request_uid.encode(), encode(record), ((KIND, record.kind.encode()),))
+
+
+def result_of(ticket: Ticket, position: Position, entry: AttemptEntry) -> Result:
+    """The verdict on one address. Its parts were validated when the attempt was read."""
+    return Result.model_construct(
+        **dict(entry.finding),
+        request_uid=ticket.request_uid,
+        request_id=ticket.request_id,
+        key_id=ticket.key_id,
+        index=position.index,
+        total=ticket.total,
+        input=position.input,
+    )
