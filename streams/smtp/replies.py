@@ -1,7 +1,9 @@
-"""A server's reply (RFC 5321 section 4.2) as a value."""
+"""A server's reply (RFC 5321 section 4.2) as a value, and the parser that makes replies of bytes."""
 
 import re
 from dataclasses import dataclass
+
+from streams.smtp.errors import RemoteProtocolError
 
 _ENHANCED = re.compile(r"^([245]\.\d{1,3}\.\d{1,3})(?=\s|$|[^\d.])")
 
@@ -38,3 +40,75 @@ class Reply:
 
     def __str__(self) -> str:
         return f"{self.code} {self.text}".rstrip()
+
+
+MAX_LINE = 4096
+"""Octets of one reply line. RFC 5321 section 4.5.3.1.5 says 512; servers in the field go beyond it."""
+
+MAX_LINES = 200
+"""Lines of one reply; the longest EHLO replies have about thirty."""
+
+_LINE = re.compile(rb"([2-5]\d\d)(?:([ \t-])(.*))?", re.DOTALL)
+
+
+class ReplyParser:
+    """Bytes in, replies out. What it holds is bounded, whatever the server sends.
+
+    Bare LF ends a line as well as CRLF. Text is UTF-8 where it can be (RFC 6531 section 3.7.4.2), else Latin-1.
+    """
+
+    __slots__ = ("_buffer", "_code", "_lines")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._code = b""
+        self._lines: list[str] = []
+
+    @property
+    def empty(self) -> bool:
+        """True between replies: not a byte of a further one has come."""
+        return not (self._buffer or self._lines)
+
+    def feed(self, data: bytes) -> None:
+        """Take what came from the socket; :meth:`next_reply` until None before the next bytes are fed."""
+        self._buffer += data
+
+    def next_reply(self) -> Reply | None:
+        """The next complete reply, or None when more bytes are needed.
+
+        :raises RemoteProtocolError: what came is no reply, or a longer one than anybody has reason to send.
+        """
+        while (end := self._buffer.find(b"\n")) >= 0:
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            if reply := self._take(line):
+                return reply
+        if len(self._buffer) > MAX_LINE:
+            raise RemoteProtocolError(f"a reply line of more than {MAX_LINE} octets")
+        return None
+
+    def _take(self, line: bytes) -> Reply | None:
+        if len(line) > MAX_LINE:
+            raise RemoteProtocolError(f"a reply line of more than {MAX_LINE} octets")
+        match = _LINE.fullmatch(line.rstrip(b"\r"))
+        if match is None:
+            raise RemoteProtocolError(f"not a reply line: {line[:80]!r}")
+        code, separator, text = match.groups()
+        if self._lines and code != self._code:
+            raise RemoteProtocolError(f"a reply that begins with {self._code.decode()} goes on with {code.decode()}")
+        self._code = code
+        self._lines.append(_decode(text or b""))
+        if separator == b"-":
+            if len(self._lines) >= MAX_LINES:
+                raise RemoteProtocolError(f"a reply of more than {MAX_LINES} lines")
+            return None
+        reply = Reply(int(code), tuple(self._lines))
+        self._lines.clear()
+        return reply
+
+
+def _decode(text: bytes) -> str:
+    try:
+        return text.rstrip().decode()
+    except UnicodeDecodeError:
+        return text.rstrip().decode("latin-1")

@@ -1,0 +1,244 @@
+"""aiosmtplib opens the connection (TCP, banner, EHLO or HELO, STARTTLS); then the transport is ours.
+
+aiosmtplib 5.1 forgets bytes that come while it waits for no reply, and keeps those behind a reply in a private buffer,
+where they would pass for the answer to the next command. So a :class:`Tap` stands before it and keeps account: a server
+that says more, or less, than it was asked for is not talked to.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from aiosmtplib import (
+    SMTP,
+    SMTPConnectError,
+    SMTPException,
+    SMTPHeloError,
+    SMTPReadTimeoutError,
+    SMTPResponseException,
+    SMTPServerDisconnected,
+)
+
+from schemas.vocabulary import Stage
+from streams.smtp._async.link import MAX_UNREAD, AsyncLink, StreamLink
+from streams.smtp.errors import DialAttempt, DialFailed, DialFailure, RemoteProtocolError
+from streams.smtp.exchange import Capabilities
+from streams.smtp.hosts import Host
+from streams.smtp.replies import Reply, ReplyParser
+from streams.smtp.tls import unverified_context
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9.-]{1,253}")
+_EHLO_UNKNOWN = frozenset({500, 501, 502, 503, 504})
+"""Refusals of EHLO itself, after which HELO is tried (RFC 5321 section 4.1.1.1); any other is about us."""
+
+
+class Dial(Protocol):
+    """How a pool opens a connection to one host.
+
+    ``starttls``: begin with STARTTLS where it is offered. ``step_timeout_s`` bounds the TCP handshake and each reply,
+    ``timeout_s`` the whole. ``on_greeting`` is called when the banner has come.
+
+    :raises DialFailed: with the reply or the failure; nothing is left open.
+    """
+
+    async def __call__(
+        self,
+        host: Host,
+        helo: str,
+        *,
+        starttls: bool,
+        step_timeout_s: float,
+        timeout_s: float,
+        on_greeting: Callable[[], None],
+    ) -> AsyncLink: ...
+
+
+async def dial_aiosmtplib(
+    host: Host,
+    helo: str,
+    *,
+    starttls: bool,
+    step_timeout_s: float,
+    timeout_s: float,
+    on_greeting: Callable[[], None],
+) -> AsyncLink:
+    """A :class:`Dial` by aiosmtplib."""
+    opening = _Opening(host, helo, step_timeout_s)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await opening.greet()
+            on_greeting()
+            await opening.hello()
+            if starttls and opening.client.supports_extension("starttls"):
+                await opening.secure()
+            return DialledLink(opening)
+    except DialFailed:
+        opening.client.close()
+        raise
+    except TimeoutError:
+        opening.client.close()
+        raise opening.failed(DialFailure.TIMEOUT, "the time for a session ran out") from None
+    except BaseException:
+        opening.client.close()
+        raise
+
+
+class Tap(asyncio.Protocol):
+    """Passes everything on to aiosmtplib's protocol and keeps account of what came."""
+
+    __slots__ = ("_inner", "_parser", "_seen", "_transport")
+
+    def __init__(self, inner: asyncio.Protocol, transport: asyncio.Transport) -> None:
+        self._inner = inner
+        self._transport = transport
+        self._parser = ReplyParser()
+        self._seen = 0
+        transport.set_protocol(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._seen += len(data)
+        if self._seen > MAX_UNREAD:
+            self._transport.abort()
+            return
+        self._parser.feed(data)
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
+
+    def settle(self, asked: int) -> None:
+        """:raises RemoteProtocolError: other than ``asked`` replies have come."""
+        for _ in range(asked):
+            if self._parser.next_reply() is None:
+                raise RemoteProtocolError("the server spoke before it was asked")
+        if not self._parser.empty:
+            raise RemoteProtocolError("the server said more than it was asked for")
+
+
+class _Opening:
+    """A dial on its way: the stage it has reached, and every failure told in our words."""
+
+    def __init__(self, host: Host, helo: str, step_timeout_s: float) -> None:
+        self.host = host
+        self.stage = Stage.CONNECT
+        self.client = SMTP(
+            hostname=host.address,
+            port=host.port,
+            local_hostname=helo,
+            timeout=step_timeout_s,
+            start_tls=False,
+            tls_context=unverified_context(),
+        )
+
+    async def greet(self) -> None:
+        """TCP and the banner."""
+        try:
+            await self.client.connect()
+        except SMTPResponseException as error:
+            self.stage = Stage.BANNER
+            raise self._refused(error) from error
+        except SMTPConnectError as error:
+            cause = error.__cause__
+            if isinstance(cause, (SMTPReadTimeoutError, SMTPServerDisconnected)):
+                self.stage = Stage.BANNER
+            raise self._lost(error) from error
+
+    async def hello(self) -> None:
+        """EHLO, or HELO where EHLO is unknown; the account of replies must be even."""
+        self.stage = Stage.EHLO
+        tap = self._tap()
+        asked = 1
+        try:
+            try:
+                await self.client.ehlo()
+            except SMTPHeloError as error:
+                if error.code not in _EHLO_UNKNOWN:
+                    raise
+                asked = 2
+                await self.client.helo()
+            tap.settle(asked)
+        except SMTPResponseException as error:
+            raise self._refused(error) from error
+        except (SMTPException, RemoteProtocolError) as error:
+            raise self._lost(error) from error
+
+    async def secure(self) -> None:
+        """STARTTLS, the handshake, and EHLO again."""
+        self.stage = Stage.STARTTLS
+        name = self.host.name.rstrip(".")
+        self._tap()
+        try:
+            await self.client.starttls(server_hostname=name if _HOST_NAME.fullmatch(name) else self.host.address)
+        except SMTPResponseException as error:
+            raise self._refused(error) from error
+        except (SMTPException, OSError, ValueError) as error:
+            raise self.failed(DialFailure.TLS, _sentence(error)) from error
+        await self.hello()
+
+    def capabilities(self) -> Capabilities:
+        """What the last EHLO reply offered."""
+        offered = self.client.esmtp_extensions
+        size = offered.get("size", "")
+        return Capabilities(
+            pipelining="pipelining" in offered,
+            smtputf8="smtputf8" in offered,
+            starttls="starttls" in offered,
+            tls=self.client.get_transport_info("sslcontext") is not None,
+            size=int(size) if size.isdecimal() else None,
+        )
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        return cast(asyncio.Transport, self.client.transport)
+
+    def failed(self, failure: DialFailure, detail: str) -> DialFailed:
+        """What to raise when no reply says why."""
+        return DialFailed(DialAttempt(self.host, self.stage, failure=failure, detail=detail))
+
+    def _tap(self) -> Tap:
+        if self.client.protocol is None:
+            raise self.failed(DialFailure.CLOSED, "the server closed the connection")
+        return Tap(self.client.protocol, self.transport)
+
+    def _refused(self, error: SMTPResponseException) -> DialFailed:
+        if not 200 <= error.code <= 599:
+            return self.failed(DialFailure.PROTOCOL, error.message[:200])
+        reply = Reply(error.code, tuple(error.message.split("\n")))
+        return DialFailed(DialAttempt(self.host, self.stage, reply=reply))
+
+    def _lost(self, error: Exception) -> DialFailed:
+        if isinstance(error, RemoteProtocolError):
+            failure = DialFailure.PROTOCOL
+        elif isinstance(error, TimeoutError):
+            failure = DialFailure.TIMEOUT
+        else:
+            failure = DialFailure.CONNECT if self.stage is Stage.CONNECT else DialFailure.CLOSED
+        return self.failed(failure, _sentence(error.__cause__ or error))
+
+
+class DialledLink(StreamLink):
+    """The connection after the hand-over; aiosmtplib stays at hand for STARTTLS."""
+
+    __slots__ = ("_opening", "capabilities")
+
+    def __init__(self, opening: _Opening) -> None:
+        super().__init__(opening.transport)
+        self.capabilities = opening.capabilities()
+        self._opening = opening
+
+    async def start_tls(self, timeout: float) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self._opening.secure()
+        except TimeoutError:
+            raise self._opening.failed(DialFailure.TIMEOUT, "the time for a session ran out") from None
+        self._take_over(self._opening.transport)
+        self.capabilities = self._opening.capabilities()
+
+
+def _sentence(error: BaseException) -> str:
+    return str(error) or type(error).__name__

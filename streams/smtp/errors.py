@@ -1,0 +1,74 @@
+"""What can go wrong, and who erred: the type says it. Each is also the standard library's error of its kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from schemas.vocabulary import Stage
+from streams.smtp.hosts import Host
+
+if TYPE_CHECKING:  # the parser in replies raises what is defined here
+    from streams.smtp.replies import Reply
+
+
+class SMTPError(Exception):
+    """Everything that this package raises."""
+
+
+class LocalProtocolError(SMTPError, ValueError):
+    """We were about to say what must not be said; nothing was written. Our caller's mistake."""
+
+
+class RemoteProtocolError(SMTPError, ConnectionError):
+    """The server said what is not SMTP; the session can't be trusted any more."""
+
+
+class PoolTimeout(SMTPError, TimeoutError):
+    """No session was free in time: every one that the limits allow was in use."""
+
+
+class PoolClosed(SMTPError, ConnectionError):
+    """The pool gives out no more sessions."""
+
+
+class DialFailure(StrEnum):
+    """Why a dial ended without a reply that says why."""
+
+    CONNECT = "connect"
+    TIMEOUT = "timeout"
+    CLOSED = "closed"
+    PROTOCOL = "protocol"
+    TLS = "tls"
+
+
+@dataclass(frozen=True, slots=True)
+class DialAttempt:
+    """One host that was tried in vain: how far it went, and the server's reply or the failure in its place."""
+
+    host: Host
+    stage: Stage
+    reply: Reply | None = None
+    failure: DialFailure | None = None
+    detail: str = ""
+
+    def __str__(self) -> str:
+        why = str(self.reply) if self.reply else self.detail or str(self.failure)
+        return f"{self.host.name} [{self.host.address}]:{self.host.port} at {self.stage}: {why}"
+
+
+class DialFailed(SMTPError, ConnectionError):
+    """One host could not be opened (raised by a dialler, collected by the pool)."""
+
+    def __init__(self, attempt: DialAttempt) -> None:
+        super().__init__(str(attempt))
+        self.attempt = attempt
+
+
+class ConnectFailed(SMTPError, ConnectionError):
+    """No host could be opened. ``attempts`` has one entry for each that was tried, in order; never empty."""
+
+    def __init__(self, attempts: tuple[DialAttempt, ...]) -> None:
+        super().__init__("; ".join(map(str, attempts)))
+        self.attempts = attempts

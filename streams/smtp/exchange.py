@@ -1,0 +1,187 @@
+"""One question to a server, planned and answered without I/O: which commands, in which writes, and what came back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from streams.smtp.policy import (
+    Learned,
+    ProviderPolicy,
+    chunk_size,
+    nonmail_left,
+    starts_new_transaction,
+)
+from streams.smtp.replies import Reply
+from streams.smtp.session import Ended, Session, Verb, line, mail_line, rcpt_line
+
+_TOO_MANY = frozenset({"4.5.3", "5.5.3"})
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the server offered in its EHLO reply; nothing after HELO."""
+
+    pipelining: bool = False
+    smtputf8: bool = False
+    starttls: bool = False
+    tls: bool = False
+    """True when this session is encrypted."""
+    size: int | None = None
+    """Octets of the largest message (RFC 1870); 0 or None: not said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What was learned of the recipients of one ask, in the order asked."""
+
+    mail: Reply | None
+    """The reply that refused MAIL; None when MAIL was accepted or not needed."""
+
+    replies: tuple[Reply | None, ...]
+    """A reply for each recipient; None: unanswered, ask again on this session or another."""
+
+    ended: Ended | None = None
+    """Why the session can't be used any more; None: it can (see ``room``)."""
+
+    detail: str = ""
+    """With ``ended``: a sentence, or the server's own words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One command; RCPT knows whom it is about and how many came before it in its transaction."""
+
+    verb: Verb
+    line: bytes
+    index: int = -1
+    ordinal: int = 0
+    domain: str = ""
+
+
+def too_many(reply: Reply) -> bool:
+    """True for "too many recipients" (RFC 5321 section 4.5.3.1.10): no word about the recipient that it answers."""
+    if reply.enhanced is not None:
+        return reply.enhanced in _TOO_MANY
+    return reply.code in (452, 552) and "too many recipients" in reply.text.lower()
+
+
+class Exchange:
+    """Plans the commands for some recipients and gathers the replies.
+
+    Use: write what :meth:`data_to_send` gives, then feed :meth:`receive` while :attr:`waiting`; over again until
+    there is nothing to send. :meth:`answers` may be called at any time.
+    """
+
+    __slots__ = ("_fitted", "_learned", "_mail", "_replies", "_sent", "_session", "_smtputf8", "_writes", "heard")
+
+    def __init__(
+        self,
+        session: Session,
+        sender: str,
+        recipients: Sequence[str],
+        *,
+        policy: ProviderPolicy,
+        learned: Learned,
+        pipelining: bool,
+        smtputf8: bool = False,
+        fresh: bool = False,
+    ) -> None:
+        """:raises LocalProtocolError: an address that must not be written; nothing was."""
+        self._session = session
+        self._learned = learned
+        self._smtputf8 = smtputf8
+        self._replies: list[Reply | None] = [None] * len(recipients)
+        self._mail: Reply | None = None
+        self._fitted: int | None = None
+        lines = [rcpt_line(recipient, smtputf8=smtputf8) for recipient in recipients]
+        mail = mail_line(sender, smtputf8=smtputf8)
+        fresh = fresh or smtputf8 > session.smtputf8
+        steps = _plan(session, recipients, lines, mail, policy=policy, learned=learned, fresh=fresh)
+        self._writes = [steps] if pipelining else [[step] for step in steps]
+        self._writes.reverse()
+        self._sent: list[Step] = []
+        self.heard = 0
+        """RCPT replies that have come."""
+
+    @property
+    def waiting(self) -> bool:
+        """True while replies are due."""
+        return bool(self._session.in_flight) and self._session.ended is None
+
+    def data_to_send(self) -> bytes:
+        """The next write; empty when nothing is left to ask, or nobody to ask it of."""
+        while self._writes and self._session.ended is None:
+            said = [step for step in self._writes.pop() if self._say(step)]
+            if said:
+                self._sent = said[::-1]
+                return b"".join(step.line for step in said)
+        return b""
+
+    def receive(self, data: bytes) -> None:
+        """Take what came from the socket; nothing: the server has closed."""
+        for verb, reply in self._session.receive(data):
+            step = self._sent.pop()
+            if verb is Verb.MAIL:
+                self._take_mail(reply)
+            elif verb is Verb.RCPT:
+                self._take_rcpt(step, reply)
+        if self._session.surplus:
+            # With one reply too many, each of them may belong to its neighbour.
+            self._mail, self._replies = None, [None] * len(self._replies)
+
+    def answers(self) -> Answers:
+        """What is known now."""
+        return Answers(self._mail, tuple(self._replies), self._session.ended, self._session.detail)
+
+    def _say(self, step: Step) -> bool:
+        """One at a time, a refused MAIL or a full transaction makes the RCPTs behind it pointless: false."""
+        if step.verb is Verb.RCPT and (self._fitted is not None or not self._session.in_transaction):
+            return False
+        self._session.say(step.verb, domain=step.domain, smtputf8=self._smtputf8)
+        return True
+
+    def _take_mail(self, reply: Reply) -> None:
+        if not reply.positive and self._mail is None:
+            self._mail = reply
+
+    def _take_rcpt(self, step: Step, reply: Reply) -> None:
+        self.heard += 1
+        if self._mail is not None:
+            return
+        if self._fitted is None and step.ordinal and too_many(reply):
+            self._fitted = step.ordinal
+            self._learned.too_many(step.ordinal)
+        if self._fitted is None or not too_many(reply):
+            self._replies[step.index] = reply
+
+
+def _plan(
+    session: Session,
+    recipients: Sequence[str],
+    lines: Sequence[bytes],
+    mail: bytes,
+    *,
+    policy: ProviderPolicy,
+    learned: Learned,
+    fresh: bool,
+) -> list[Step]:
+    """The commands for as many recipients as the session may still be asked."""
+    usage = session.usage
+    is_open = session.in_transaction
+    count, domains = usage.recipients, set(usage.domains)
+    resets = nonmail_left(policy, usage)
+    steps: list[Step] = []
+    for index, recipient in enumerate(recipients[: chunk_size(policy, usage, learned)]):
+        domain = recipient.rpartition("@")[2].lower()
+        if not is_open or fresh or starts_new_transaction(policy, learned, count, domains, domain):
+            if is_open:
+                if resets == 0:
+                    usage.spent = True
+                    break
+                resets = None if resets is None else resets - 1
+                steps.append(Step(Verb.RSET, line("RSET")))
+            steps.append(Step(Verb.MAIL, mail))
+            is_open, fresh, count, domains = True, False, 0, set()
+        steps.append(Step(Verb.RCPT, lines[index], index, count, domain))
+        count += 1
+        domains.add(domain)
+    return steps

@@ -1,0 +1,253 @@
+"""Who may have which connection: the pool's books, kept without I/O.
+
+Each provider has its own account: open connections, idle ones by socket, callers that wait, first come first served.
+The ledger never opens or closes anything. It grants (a connection, or leave to dial) and appends to ``closing`` what
+the pool has to close afterwards; what stands there is off the books already.
+
+Every operation is O(1) in the number of connections, waiters and providers (but for the sweep, which looks at the idle
+ones): a claim is granted by looking at its own account, and a freed place goes to the first account in ``starved``.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+from streams.smtp.hosts import Host
+from streams.smtp.lifecycle import Life
+from streams.smtp.policy import Learned, PolicyBook, ProviderPolicy
+
+MAX_LEARNED = 10_000
+"""Providers without a connection whose lessons are remembered; the oldest are forgotten first."""
+
+Key = tuple[str, int]
+
+
+class Pooled(Protocol):
+    """What the ledger looks at in a connection."""
+
+    provider: str
+    key: Key
+    idle_since: float
+    policy: ProviderPolicy
+
+    def ending(self) -> tuple[Life, str] | None:
+        """How and why it must end, or None when it can be given out again."""
+
+
+C = TypeVar("C", bound=Pooled)
+
+
+class Account(Generic[C]):
+    """One provider's part of the books."""
+
+    __slots__ = ("idle", "learned", "name", "open", "policy", "waiting")
+
+    def __init__(self, name: str, policy: ProviderPolicy, learned: Learned) -> None:
+        self.name = name
+        self.policy = policy
+        self.learned = learned
+        self.open = 0
+        """Connections that count against ``policy.sessions``, those being dialled too."""
+        self.idle: dict[Key, list[C]] = {}
+        """By socket; the one used last is taken first, so that the others may expire."""
+        self.waiting: dict[Claim[C], None] = {}
+        """In the order they came; a dict, so that any of them can leave at no cost."""
+
+
+class Claim(Generic[C]):
+    """A caller's wish for a session. Granted once: with a connection, or with None for leave to dial."""
+
+    __slots__ = ("account", "connection", "granted", "keys", "on_grant")
+
+    def __init__(self, account: Account[C], hosts: Sequence[Host], on_grant: Callable[[], None]) -> None:
+        self.account = account
+        self.keys = [(host.address, host.port) for host in hosts]
+        self.on_grant = on_grant
+        self.granted = False
+        self.connection: C | None = None
+
+    def grant(self, connection: C | None) -> None:
+        """Give it what it waits for."""
+        self.granted, self.connection = True, connection
+        self.on_grant()
+
+
+class Ledger(Generic[C]):
+    """The books of one pool. Callers hold the pool's lock."""
+
+    def __init__(self, book: PolicyBook, total: int) -> None:
+        self.book = book
+        self.total = total
+        self.open = 0
+        self.accounts: dict[str, Account[C]] = {}
+        self.idle: OrderedDict[C, None] = OrderedDict()
+        """All idle connections, the longest idle first."""
+        self.closing: list[tuple[C, Life, str]] = []
+        """Off the books, and to be closed: each with the state to take and the cause."""
+        self._starved: OrderedDict[Account[C], None] = OrderedDict()
+        """Accounts with waiters that only the global limit holds back, in turn."""
+        self._memory: OrderedDict[str, Learned] = OrderedDict()
+
+    # Claims
+
+    def account(self, provider: str) -> Account[C]:
+        """The provider's account, opened when it has none."""
+        account = self.accounts.get(provider)
+        if account is None:
+            learned = self._memory.pop(provider, None) or Learned()
+            account = self.accounts[provider] = Account(provider, self.book.policy(provider), learned)
+        return account
+
+    def claim(self, claim: Claim[C]) -> None:
+        """Grant now if nobody waits before it and the limits allow, else let it wait."""
+        account = claim.account
+        if account.waiting or not self._try(claim):
+            account.waiting[claim] = None
+
+    def withdraw(self, claim: Claim[C]) -> None:
+        """The caller gave up: what it was granted meanwhile goes to the next."""
+        if not claim.granted:
+            del claim.account.waiting[claim]
+            self._serve(claim.account)
+            self._tidy(claim.account)
+        elif claim.connection is None:
+            self.gone(claim.account.name)
+        else:
+            self.give_back(claim.connection)
+
+    # Connections
+
+    def give_back(self, connection: C) -> None:
+        """A connection that is whole comes back: to the next waiter, or to rest."""
+        account = self.accounts[connection.provider]
+        account.idle.setdefault(connection.key, []).append(connection)
+        self.idle[connection] = None
+        self._serve(account)
+        self._feed_starved()
+
+    def gone(self, provider: str) -> None:
+        """A connection of ``provider`` is no more, or its dial has failed: its place is free."""
+        account = self.accounts[provider]
+        account.open -= 1
+        self.open -= 1
+        self._feed_starved()
+        self._serve(account)
+        self._tidy(account)
+
+    def lost(self, connection: C, life: Life, cause: str) -> None:
+        """An idle connection has ended; does nothing when it is not idle."""
+        if connection in self.idle:
+            self._retire(connection, life, cause)
+
+    def sweep(self, now: float) -> float | None:
+        """Retire what has been idle too long; seconds until the next sweep is due, None when nothing is idle."""
+        for connection in [each for each in self.idle if _expires(each) <= now]:
+            self.lost(connection, Life.DRAINING, "idle expiry")
+        return min((_expires(each) - now for each in self.idle), default=None)
+
+    def waiters(self) -> int:
+        """Callers that wait, over all providers."""
+        return sum(len(account.waiting) for account in self.accounts.values())
+
+    # Decisions
+
+    def _try(self, claim: Claim[C]) -> bool:
+        account = claim.account
+        if (connection := self._take_idle(claim)) is not None:
+            claim.grant(connection)
+            return True
+        if account.open >= account.policy.sessions and not self._evict_own(account):
+            return False
+        if self.open >= self.total and not self._evict_oldest(account):
+            self._starved[account] = None
+            return False
+        account.open += 1
+        self.open += 1
+        claim.grant(None)
+        return True
+
+    def _take_idle(self, claim: Claim[C]) -> C | None:
+        for key in claim.keys:
+            while stack := claim.account.idle.get(key):
+                connection = stack[-1]
+                self._unlist(connection)
+                if (ending := connection.ending()) is None:
+                    return connection
+                self._strike(connection, *ending)
+        return None
+
+    def _evict_own(self, account: Account[C]) -> bool:
+        """All places of the provider are taken, but one by an idle session with a host that nobody here wants."""
+        stack = next(iter(account.idle.values()), None)
+        if stack is None:
+            return False
+        self._drop(stack[0], Life.DRAINING, "evicted")
+        return True
+
+    def _evict_oldest(self, account: Account[C]) -> bool:
+        """All places are taken, but one by a session that rests."""
+        oldest = next(iter(self.idle), None)
+        if oldest is None:
+            return False
+        self._drop(oldest, Life.DRAINING, "evicted")
+        if oldest.provider != account.name:
+            self._tidy(self.accounts[oldest.provider])
+        return True
+
+    def _serve(self, account: Account[C]) -> None:
+        while account.waiting:
+            claim = next(iter(account.waiting))
+            if not self._try(claim):
+                return
+            del account.waiting[claim]
+
+    def _feed_starved(self) -> None:
+        """Places that became free go round the accounts that wait for one, one each."""
+        while self._starved and (self.open < self.total or self.idle):
+            account, _ = self._starved.popitem(last=False)
+            claim = next(iter(account.waiting), None)
+            if claim is not None and self._try(claim):
+                del account.waiting[claim]
+                if account.waiting:
+                    self._starved[account] = None
+
+    # Bookkeeping
+
+    def _retire(self, connection: C, life: Life, cause: str) -> None:
+        """An idle connection ends, and its place goes to whoever waits."""
+        self._unlist(connection)
+        self.closing.append((connection, life, cause))
+        self.gone(connection.provider)
+
+    def _drop(self, connection: C, life: Life, cause: str) -> None:
+        """An idle connection ends, and its place is already promised."""
+        self._unlist(connection)
+        self._strike(connection, life, cause)
+
+    def _strike(self, connection: C, life: Life, cause: str) -> None:
+        self.closing.append((connection, life, cause))
+        self.accounts[connection.provider].open -= 1
+        self.open -= 1
+
+    def _unlist(self, connection: C) -> None:
+        del self.idle[connection]
+        idle = self.accounts[connection.provider].idle
+        stack = idle[connection.key]
+        stack.remove(connection)
+        if not stack:
+            del idle[connection.key]
+
+    def _tidy(self, account: Account[C]) -> None:
+        """Providers come and go by the thousand: an account without connections and callers is closed."""
+        if account.open or account.waiting:
+            return
+        del self.accounts[account.name]
+        self._starved.pop(account, None)
+        if account.learned != Learned():
+            self._memory[account.name] = account.learned
+            if len(self._memory) > MAX_LEARNED:
+                self._memory.popitem(last=False)
+
+
+def _expires(connection: Pooled) -> float:
+    return connection.idle_since + connection.policy.idle_expiry_s

@@ -1,0 +1,214 @@
+"""How a provider is treated: limits as data, and decisions as pure functions of what a session has behind it.
+
+Figures come from servers' documentation and from measurement (Postfix 3.7, Exim 4.96); what is only said of the large
+providers in public is marked so. Zero means "no limit" wherever a count is meant.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+
+class StartTLS(StrEnum):
+    """When a session is encrypted. Nothing but addresses is sent, and TLS costs three or four round trips."""
+
+    NEVER = "never"
+    INSISTED = "insisted"
+    OFFERED = "offered"
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderPolicy:
+    """What one provider's hosts are asked to bear, and how long they are waited for."""
+
+    sessions: int = 4
+    """Sessions open at a time, over all hosts of the provider: politeness, not speed alone."""
+
+    rcpt_per_transaction: int = 100
+    """RFC 5321 section 4.5.3.1.8 makes every server take this many; a smaller limit is learned from 452 4.5.3."""
+
+    domains_per_transaction: int = 0
+
+    error_budget: int = 10
+    """Refusals a session may collect: Postfix delays every reply by 1 s from the 11th on (soft error limit)."""
+
+    min_errors_left: int = 3
+    """With fewer left a session asks nothing more: a new one is cheaper than writes of one or two recipients."""
+
+    nonmail_budget: int = 8
+    """RSET and NOOP of a session: Exim closes at the 11th (smtp_accept_max_nonmail), Postfix delays at the 101st."""
+
+    pipelining: bool = True
+    """Used where the server offers it; false: one command at a time whatever it offers."""
+
+    starttls: StartTLS = StartTLS.INSISTED
+
+    max_uses: int = 1000
+    """Leases of one session."""
+
+    max_age_s: float = 600.0
+    """Less a random part of up to ``age_jitter`` of it, so that sessions opened together do not end together."""
+
+    age_jitter: float = 0.2
+
+    idle_expiry_s: float = 20.0
+    """Shorter than any server's patience with a silent client, so that a session found idle is nearly always alive."""
+
+    connect_timeout_s: float = 10.0
+    """For the TCP handshake, and again for the banner and for each reply until the session is ready."""
+
+    command_timeout_s: float = 30.0
+    """The longest silence while a reply is due."""
+
+    stall_s: float = 1.0
+    """The longest silence after the first RCPT reply of a write: what is unanswered then is asked elsewhere."""
+
+    def __post_init__(self) -> None:
+        if self.sessions < 1 or self.rcpt_per_transaction < 1:
+            raise ValueError("sessions and rcpt_per_transaction must be 1 or more")
+        if self.min_errors_left < 1 or 0 < self.error_budget < self.min_errors_left:
+            raise ValueError("min_errors_left must be 1 or more, and error_budget 0 or at least min_errors_left")
+
+
+LARGE_PROVIDERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # One domain a transaction (said in public, not measured).
+        "google": {"domains_per_transaction": 1},
+        # 452 4.5.3 at the second recipient (said in public, not measured).
+        "outlook": {"rcpt_per_transaction": 1},
+        # Exchange holds the reply to each unknown recipient back for 5 s (tarpit interval, Microsoft's documentation).
+        "microsoft365": {"stall_s": 8.0},
+    }
+)
+"""What differs from the default for the large providers, by provider name."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyBook:
+    """The policy of every provider: the default, then :data:`LARGE_PROVIDERS`, then the operator's own words."""
+
+    default: ProviderPolicy = field(default_factory=ProviderPolicy)
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    large: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: LARGE_PROVIDERS)
+
+    def __post_init__(self) -> None:
+        for provider in self.overrides:
+            self.policy(provider)
+
+    def policy(self, provider: str) -> ProviderPolicy:
+        """The policy of ``provider``.
+
+        :raises TypeError: an override names no field of :class:`ProviderPolicy`; found when the book is made.
+        """
+        return replace(self.default, **{**self.large.get(provider, {}), **self.overrides.get(provider, {})})
+
+
+@dataclass(slots=True)
+class Learned:
+    """What a provider's servers have taught us by their replies; shared by its sessions."""
+
+    rcpt_per_transaction: int | None = None
+    """Recipients that fitted into a transaction before 452 4.5.3."""
+
+    batch: int | None = None
+    """Recipients of one write since the last stall; doubles with every write that is answered without one."""
+
+    wants_tls: set[tuple[str, int]] = field(default_factory=set)
+    """Addresses and ports that answered MAIL with 530: the next session begins with STARTTLS."""
+
+    def stalled(self, answered: int) -> None:
+        """A write was answered in part, then came silence: ask no more at a time than was answered."""
+        self.batch = max(1, answered)
+
+    def answered(self, asked: int) -> None:
+        """A write was answered whole."""
+        if self.batch is not None and asked >= self.batch:
+            self.batch *= 2
+
+    def too_many(self, fitted: int) -> None:
+        """The server said "too many recipients" after ``fitted`` recipients of a transaction."""
+        self.rcpt_per_transaction = max(1, min(fitted, self.rcpt_per_transaction or fitted))
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a session has behind it: kept by the session, read by the decisions below."""
+
+    errors: int = 0
+    """4xx and 5xx replies to commands, counted as Postfix counts them."""
+
+    nonmail: int = 0
+    """RSET and NOOP sent."""
+
+    recipients: int = 0
+    """RCPTs of the open transaction, refused ones too."""
+
+    domains: set[str] = field(default_factory=set)
+    """Their domains, in lower case."""
+
+    spent: bool = False
+    """A recipient needed a transaction of its own, and no RSET was left to begin one."""
+
+
+def transaction_limit(policy: ProviderPolicy, learned: Learned) -> int:
+    """RCPTs that one transaction may carry."""
+    return min(policy.rcpt_per_transaction, learned.rcpt_per_transaction or policy.rcpt_per_transaction)
+
+
+def errors_left(policy: ProviderPolicy, usage: Usage) -> int | None:
+    """Refusals that the session may still collect; None: no limit."""
+    return max(0, policy.error_budget - usage.errors) if policy.error_budget else None
+
+
+def nonmail_left(policy: ProviderPolicy, usage: Usage) -> int | None:
+    """RSET and NOOP that the session may still send; None: no limit."""
+    return max(0, policy.nonmail_budget - usage.nonmail) if policy.nonmail_budget else None
+
+
+def retire_cause(policy: ProviderPolicy, usage: Usage, learned: Learned) -> str | None:
+    """Why the session shall ask nothing more, or None when it may go on."""
+    left = errors_left(policy, usage)
+    if left is not None and left < policy.min_errors_left:
+        return "error budget"
+    full = usage.recipients >= transaction_limit(policy, learned)
+    if usage.spent or (full and nonmail_left(policy, usage) == 0):
+        return "nonmail budget"
+    return None
+
+
+def may_reuse(
+    policy: ProviderPolicy, usage: Usage, learned: Learned, *, uses: int, age_s: float, max_age_s: float
+) -> str:
+    """Why an idle session can't be given out again, or "" when it can. ``max_age_s`` has its jitter in it."""
+    if age_s >= max_age_s:
+        return "max age"
+    if policy.max_uses and uses >= policy.max_uses:
+        return "max uses"
+    return retire_cause(policy, usage, learned) or ""
+
+
+def chunk_size(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int:
+    """Recipients that may be asked in one write so that no limit is passed even if all of them are refused."""
+    if retire_cause(policy, usage, learned):
+        return 0
+    limit = transaction_limit(policy, learned)
+    resets = nonmail_left(policy, usage)
+    room = max(0, limit - usage.recipients) + limit * (1 if resets is None else resets)
+    return min(size for size in (room, errors_left(policy, usage), learned.batch) if size is not None)
+
+
+def max_age(policy: ProviderPolicy, chance: float) -> float:
+    """Seconds that a session may live; ``chance`` is a random number of 0 to 1, drawn once a session."""
+    return policy.max_age_s * (1 - policy.age_jitter * chance)
+
+
+def starts_new_transaction(
+    policy: ProviderPolicy, learned: Learned, recipients: int, domains: set[str], domain: str
+) -> bool:
+    """True when a recipient at ``domain`` does not fit into a transaction that has ``recipients`` and ``domains``."""
+    if recipients >= transaction_limit(policy, learned):
+        return True
+    limit = policy.domains_per_transaction
+    return bool(limit) and domain not in domains and len(domains) >= limit
