@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -47,11 +47,22 @@ class Daemon:
         log: both its outputs are appended here; named in every error.
         ready: asked again and again until it says that the process serves.
         start_timeout: seconds until it must serve.
+        name: what it is called in errors.
+        environment: its environment variables; ours when None.
     """
 
     def __init__(
-        self, command: Sequence[str], *, log: Path, ready: Callable[[], bool], start_timeout: float = 60.0
+        self,
+        command: Sequence[str],
+        *,
+        log: Path,
+        ready: Callable[[], bool],
+        start_timeout: float = 60.0,
+        name: str = "the broker",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        self._name = name
+        self._environment = environment
         self._command = _bound_to_us(command)
         self._log = log
         self._ready = ready
@@ -73,23 +84,28 @@ class Daemon:
         with self._log.open("ab") as log:
             self._process = _spawner().submit(self._spawn, log.fileno()).result()
         try:
-            wait_until(self._serves, timeout=self._start_timeout, what="the broker did not serve")
+            wait_until(self._serves, timeout=self._start_timeout, what=f"{self._name} did not serve")
         except BaseException as error:
             self.kill()
             if isinstance(error, BrokerError):
-                raise BrokerError(f"{error}: {self._last_words()}") from None
+                raise BrokerError(f"{error}: {self.last_words()}") from None
             raise
 
     def _serves(self) -> bool:
         status = self._process.poll() if self._process else None
         if status is not None:
-            raise BrokerError(f"the broker ended with status {status}")
+            raise BrokerError(f"{self._name} ended with status {status}")
         return self._ready()
 
     def _spawn(self, log: int) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C on the terminal is ours to handle, the broker goes last.
         return subprocess.Popen(  # noqa: S603  our own command, no shell
-            self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=self._environment,
         )
 
     def kill(self) -> None:
@@ -108,6 +124,7 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self.kill()
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """The end of its log, and where all of it lies."""
         lines = self._log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
         return " | ".join(line.strip() for line in lines) + f" (all of it: {self._log})"

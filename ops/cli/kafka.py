@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from ops.cli.errors import UserError
@@ -25,7 +26,10 @@ _REQUEST_MS = 10_000
 Client = TypeVar("Client", AIOKafkaProducer, AIOKafkaConsumer)
 
 
-def _servers(_ctx: object, _param: object, value: str) -> str:
+def servers(_ctx: object, _param: object, value: str | None) -> str | None:
+    """A click callback: ``HOST:PORT[,HOST:PORT]``, or nothing."""
+    if value is None:
+        return None
     try:
         return ",".join(_server(part.strip()) for part in value.split(","))
     except ValueError:
@@ -47,7 +51,7 @@ def bootstrap_option(command: Callable[..., Any]) -> Callable[..., Any]:
         envvar="KAFKA_BOOTSTRAP_SERVERS",
         default="127.0.0.1:9092",
         show_default=True,
-        callback=_servers,
+        callback=servers,
         help="Kafka's bootstrap servers (environment: KAFKA_BOOTSTRAP_SERVERS).",
     )(command)
 
@@ -155,3 +159,14 @@ async def read_from(
     for partition, start in starts.items():
         client.seek(partition, start)
     return {partition.partition: start for partition, start in starts.items()}
+
+
+async def delete_topics(bootstrap: str, names: Sequence[str]) -> None:
+    """Remove topics that were made for a while; what can't be removed stays."""
+    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=_REQUEST_MS)
+    with contextlib.suppress(KafkaError, OSError, TimeoutError):
+        try:
+            await asyncio.wait_for(client.start(), CONNECT_S)
+            await client.delete_topics(list(names))
+        finally:
+            await asyncio.wait_for(client.close(), CLOSE_S)

@@ -8,7 +8,7 @@ import secrets
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Container, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from ops.cli.errors import Interrupted, Unfinished, UserError
 from ops.cli.kafka import bootstrap_option, consumer, producer, read_from, require_topics, silence_client
 from ops.cli.output import counted, duration, printable
 from ops.cli.progress import Meter
-from ops.cli.signals import Stop, stop_on_signals
+from ops.cli.signals import stop_on_signals, unless_stopped
 from ops.cli.submission import COLUMNS, Asked, Plan, Submission
 from ops.cli.submitstate import Learned, State
 from schemas.request import MAX_ADDRESSES
@@ -285,7 +285,7 @@ class Run:
             return
         try:
             with stop_on_signals() as stop:
-                await _unless_stopped(self._ask(), stop)
+                await unless_stopped(self._ask(), stop)
         except KafkaError as error:
             raise self._on_the_way(Unfinished(f"the broker refused: {printable(str(error))}")) from None
         except (Unfinished, Interrupted) as error:
@@ -361,20 +361,6 @@ class Run:
         verdicts: Counter[str] = Counter()
         write_csv(self.job.source, self.job.out, COLUMNS, _counting(self.state.cells(), verdicts))
         return verdicts
-
-
-async def _unless_stopped(work: Coroutine[None, None, None], stop: Stop) -> None:
-    """Do `work`; cancel it when the user wants to stop. It may be cancelled anywhere: what is kept is always whole."""
-    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Interrupted("interrupted", stop.number or 0)
-        working.result()
-    finally:
-        for task in (working, stopping):
-            task.cancel()
-        await asyncio.gather(working, stopping, return_exceptions=True)
 
 
 def _counting(rows: Iterable[Sequence[str]], verdicts: Counter[str]) -> Iterator[Sequence[str]]:
