@@ -1,0 +1,119 @@
+"""`mailvet check`: the verification core alone, no Kafka."""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ops.cli.config import load_settings
+from ops.cli.errors import UserError
+from ops.cli.output import json_line, printable
+from schemas.base import SCHEMA_VERSION
+from schemas.result import Finding
+from schemas.vocabulary import Depth
+from streams.core import open_core
+from streams.settings import Settings
+
+ENCODING = "utf-8-sig"
+"""What spreadsheets write: UTF-8, with or without a byte order mark."""
+
+
+@click.command()
+@click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
+@click.option("--from-file", type=click.Path(path_type=Path), metavar="F", help="A file with one address a line.")
+@click.option("--stdin", "from_stdin", is_flag=True, help="One address a line from standard input.")
+@click.option(
+    "--depth",
+    type=click.Choice([depth.value for depth in Depth]),
+    default="smtp",
+    help="How far to go; smtp by default.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object an address, as each is known.")
+@click.option("--resolver", multiple=True, metavar="HOST:PORT", help="DNS server; the system's by default.")
+@click.option("--smtp-port", type=click.IntRange(1, 65535), metavar="N", help="Port of the mail servers; 25.")
+@click.option("--allow-network", multiple=True, metavar="CIDR", help="May be dialled though it is not global.")
+@click.option("--concurrency", type=click.IntRange(1, 100_000), default=1000, help="Addresses in flight; 1000.")
+@click.option("--sessions-per-provider", type=click.IntRange(1, 1000), metavar="N", help="SMTP sessions; 4.")
+@click.option("--helo", metavar="NAME", help="The name said in EHLO; this machine's by default.")
+@click.option("--mail-from", metavar="A", help="The envelope sender; the null sender by default.")
+@click.option("--timeout", type=click.FloatRange(0.1, 3600), metavar="S", help="Seconds for one address; 60.")
+@click.option("--retry-delays", metavar="S,S,...", default="", help='Wait and ask again where a server said "later".')
+@click.option("--no-catch-all", is_flag=True, help="Do not ask whether a domain accepts everything.")
+def command(
+    addresses: tuple[str, ...], from_file: Path | None, from_stdin: bool, depth: str, as_json: bool, **options: Any
+) -> None:
+    """Verify addresses with the core alone: what is said of each, and why.
+
+    Answers come as they are known, each with its place (`index`) in the input. The exit code says whether the command
+    could do its work, not what it found.
+    """
+    if sum((bool(addresses), from_file is not None, from_stdin)) != 1:
+        raise UserError("name one source of addresses: arguments, --from-file F or --stdin (see mailvet check --help)")
+    delays = _delays(options.pop("retry_delays"))
+    settings = load_settings(
+        resolvers=options["resolver"],
+        smtp_port=options["smtp_port"],
+        allowed_networks=options["allow_network"],
+        sessions_per_provider=options["sessions_per_provider"],
+        helo=options["helo"],
+        mail_from=options["mail_from"],
+        dialogue_deadline_s=options["timeout"],
+    )
+    source = _lines(from_file, from_stdin) if from_file or from_stdin else addresses
+    show = _json if as_json else _text
+    try:
+        asyncio.run(_check(source, settings, Depth(depth), delays, options, show))
+    except ValueError as wrong:
+        raise UserError(str(wrong)) from None
+
+
+async def _check(
+    source: Iterable[str],
+    settings: Settings,
+    depth: Depth,
+    delays: tuple[float, ...],
+    options: dict[str, Any],
+    show: Any,
+) -> None:
+    async with open_core(settings) as core:
+        verifier = core.verifier(retry_delays_s=delays, catch_all_probe=not options["no_catch_all"])
+        async with aclosing(verifier.verify(source, depth, window=options["concurrency"])) as answers:
+            async for index, text, finding in answers:
+                click.echo(show(index, text, finding))
+
+
+def _delays(text: str) -> tuple[float, ...]:
+    try:
+        delays = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UserError(f"--retry-delays wants seconds with commas between them, not {printable(text)!r}") from None
+    if any(not 0 <= delay <= 86_400 for delay in delays):
+        raise UserError("--retry-delays wants seconds from 0 to 86400")
+    return delays
+
+
+def _lines(path: Path | None, from_stdin: bool) -> Iterator[str]:
+    """The addresses of a file or of standard input; empty lines are passed over, what is not UTF-8 shows as such."""
+    try:
+        stream = click.open_file(str(path) if path else "-", encoding=ENCODING, errors="backslashreplace")
+    except OSError as wrong:
+        raise UserError(f"can't read {path}: {wrong.strerror or wrong}") from None
+    with stream as lines:
+        # A slow writer at the other end of a pipe must not hold up dialogues: all of it is read first.
+        yield from (line.rstrip("\r\n") for line in (lines.readlines() if from_stdin else lines) if line.strip())
+
+
+def _json(index: int, text: str, finding: Finding) -> str:
+    return json_line(
+        {"schema_version": SCHEMA_VERSION, "index": index, "input": text, **finding.model_dump(mode="json")}
+    )
+
+
+def _text(index: int, text: str, finding: Finding) -> str:
+    evidence = finding.evidence
+    said = " ".join(str(part) for part in (evidence.smtp_code, evidence.text) if part is not None)
+    suggestion = f" (did you mean {finding.suggestion}?)" if finding.suggestion else ""
+    return f"{printable(text, 60):<40} {finding.verdict:<14} {finding.reason:<20} {printable(said, 100)}{suggestion}"

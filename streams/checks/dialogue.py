@@ -1,0 +1,336 @@
+"""The mailbox dialogue: addresses of one provider are gathered and asked in pipelined sessions of the pool.
+
+Who goes into which write is decided in :mod:`streams.checks.jobs`; what a reply means in
+:mod:`streams.checks.reply_rules`; this module moves between them and the pool.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from schemas.vocabulary import Lane, Reason, Stage
+from streams.checks.catch_all import CatchAll, CatchAllMemory, impossible_local
+from streams.checks.evidence import Failure, Prepared, Probe
+from streams.checks.jobs import Batch, Hosts, Job, ProviderQueue, hosts_of, preferred_of
+from streams.checks.providers import traits_of
+from streams.checks.reply_rules import match
+from streams.dns.answers import MailRoute
+from streams.smtp._async.connection import AsyncSMTPConnection
+from streams.smtp._async.pool import AsyncSMTPPool
+from streams.smtp.errors import ConnectFailed, PoolClosed, PoolTimeout
+from streams.smtp.exchange import Answers
+from streams.smtp.policy import PolicyBook
+from streams.smtp.replies import Reply
+from streams.smtp.session import Ended
+
+log = logging.getLogger(__name__)
+
+PER_SESSION = 10
+"""Waiting addresses that call for one session more: the error budget of an unknown server (Postfix's soft limit)."""
+
+MAX_TRIES = 2
+"""Sessions that may end on one address before that is its answer."""
+
+SMALL = 4
+"""A write of so many recipients, the impossible one included, asks both questions at once."""
+
+LEASE_TIMEOUT_S = 30.0
+FAILURES = {Ended.TIMEOUT: Failure.TIMEOUT, Ended.CLOSED: Failure.CLOSED, Ended.PROTOCOL: Failure.PROTOCOL}
+
+
+class Lanes(Protocol):
+    """How many sessions of a provider's limit a lane may use."""
+
+    def __call__(self, limit: int, lane: Lane | None) -> int: ...
+
+
+def lane_sessions(limit: int, lane: Lane | None) -> int:
+    """A quarter for interactive work and the rest for bulk, so that the sum stays at the provider's limit.
+
+    Without a lane there is nobody to share with. A limit of one can't be split: then both lanes take turns in the pool.
+    """
+    if lane is None or limit <= 1:
+        return limit
+    interactive = max(1, limit // 4)
+    return interactive if lane is Lane.INTERACTIVE else limit - interactive
+
+
+class Prober:
+    """Asks servers for mailboxes. One for each pool; any number of calls at a time may share it."""
+
+    def __init__(
+        self,
+        pool: AsyncSMTPPool,
+        *,
+        policies: PolicyBook | None = None,
+        port: int = 25,
+        memory: CatchAllMemory | None = None,
+        sessions: Lanes = lane_sessions,
+        clock: Callable[[], float] = time.monotonic,
+        rng: Callable[[], float] = random.SystemRandom().random,
+    ) -> None:
+        self._pool = pool
+        self._policies = policies or PolicyBook()
+        self._port = port
+        self._memory = memory or CatchAllMemory(clock=clock)
+        self._lane_sessions = sessions
+        self._clock = clock
+        self._rng = rng
+        self._queues: dict[tuple[str, Lane | None], ProviderQueue] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Addresses that wait for a session, of all providers."""
+        return sum(queue.size for queue in self._queues.values())
+
+    async def ask(
+        self,
+        route: MailRoute,
+        provider: str,
+        prepared: Sequence[Prepared],
+        *,
+        catch_all_probe: bool = True,
+        lane: Lane | None = None,
+        timeout: float = 60.0,
+    ) -> list[Probe]:
+        """What the servers of ``route`` say of each address, in the order asked.
+
+        All addresses must be of the route's domain. Never raises for what a server or the network does; what has no
+        answer after ``timeout`` seconds is a probe that failed with a timeout.
+        """
+        if not prepared:
+            return []
+        queued_at = self._clock()
+        batch = Batch(len(prepared), asyncio.get_running_loop().create_future())
+        catch_all_probe = catch_all_probe and traits_of(provider).catch_all_probe_useful
+        hosts, preferred = hosts_of(route, self._port), preferred_of(route)
+        queue = self._queues.setdefault((provider, lane), ProviderQueue(provider))
+        queue.add(
+            Job(p.address, p.domain, not p.address.isascii(), hosts, preferred, queued_at, batch, i, catch_all_probe)
+            for i, p in enumerate(prepared)
+        )
+        self._staff(queue, lane)
+        try:
+            await asyncio.wait((batch.done,), timeout=timeout)
+        finally:
+            batch.done.cancel()
+        late = Probe(
+            Stage.RCPT, failure=Failure.TIMEOUT, detail=f"no answer within {timeout:g} s", provider=provider
+        )  # fmt: skip
+        return [probe or late for probe in batch.probes]
+
+    async def close(self) -> None:
+        """End every dialogue; whoever waits for one hears of a timeout. The pool stays open."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # -- sessions -----------------------------------------------------------------------------------------------
+
+    def _staff(self, queue: ProviderQueue, lane: Lane | None) -> None:
+        """As many sessions as the waiting addresses call for, within the lane's share of the provider's limit."""
+        limit = self._lane_sessions(self._policies.policy(queue.provider).sessions, lane)
+        wanted = min(limit, -(-queue.size // PER_SESSION))
+        while queue.sessions < wanted:
+            queue.sessions += 1
+            task = asyncio.get_running_loop().create_task(self._serve(queue, lane))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, queue: ProviderQueue, lane: Lane | None) -> None:
+        try:
+            while (job := queue.head()) is not None:
+                await self._visit(queue, job.hosts)
+        finally:
+            queue.sessions -= 1
+            if not queue.sessions and not queue.size:
+                self._queues.pop((queue.provider, lane), None)
+
+    async def _visit(self, queue: ProviderQueue, hosts: Hosts) -> None:
+        """One lease: ask until nobody waits who could share it, or the session has had enough."""
+        try:
+            async with self._pool.lease(queue.provider, hosts, timeout=LEASE_TIMEOUT_S) as connection:
+                while await self._converse(queue, hosts, connection):
+                    pass
+        except ConnectFailed as failed:
+            self._refuse(queue, queue.take_all(hosts), _unreachable(failed, queue.provider))
+        except PoolTimeout:
+            log.debug("no session of %s was free within %g s", queue.provider, LEASE_TIMEOUT_S)
+        except PoolClosed as closed:
+            self._refuse(queue, queue.take_all(hosts), Probe(Stage.CONNECT, failure=Failure.CLOSED, detail=str(closed)))
+        except Exception:
+            log.exception("a dialogue with %s failed by a mistake of ours", queue.provider)
+            broken = Probe(Stage.CONNECT, failure=Failure.INTERNAL, detail="internal error", provider=queue.provider)
+            self._refuse(queue, queue.take_all(hosts), broken)
+
+    async def _converse(self, queue: ProviderQueue, hosts: Hosts, connection: AsyncSMTPConnection) -> bool:
+        """One write and its replies. False when the session is of no more use to this queue."""
+        one_domain = connection.policy.domains_per_transaction == 1
+        chunk = queue.take(connection.room, hosts, connection.key[0], one_domain=one_domain)
+        if not chunk:
+            return False
+        chunk = self._with_impossible(queue, chunk, connection)
+        now = self._clock()
+        for job in chunk:
+            job.taken_at = job.taken_at or now
+        if chunk[0].smtputf8 and not connection.capabilities.smtputf8:
+            self._refuse(queue, chunk, self._of(connection, Stage.MAIL, failure=Failure.UTF8_UNSUPPORTED))
+            return True
+        try:
+            answers = await connection.ask([job.address for job in chunk], smtputf8=chunk[0].smtputf8)
+            self._settle(queue, connection, chunk, answers)
+        except BaseException:
+            queue.add(reversed(chunk), front=True)
+            raise
+        return answers.ended is None and connection.room > 0
+
+    # -- the recipient that can't exist ---------------------------------------------------------------------------
+
+    def _with_impossible(self, queue: ProviderQueue, chunk: list[Job], connection: AsyncSMTPConnection) -> list[Job]:
+        """A small job carries the impossible recipient of its domain in the same write: one round trip fewer."""
+        room = min(connection.room, SMALL) - len(chunk)
+        wanted = {job.domain: job for job in chunk if job.batch is not None and job.probe_wanted}
+        unknown = [job for job in wanted.values() if self._must_ask(queue, job.domain)]
+        return chunk + [self._impossible(queue, job) for job in unknown[: max(room, 0)]]
+
+    def _must_ask(self, queue: ProviderQueue, domain: str) -> bool:
+        return domain not in queue.asking and self._memory.get(domain) is None
+
+    def _impossible(self, queue: ProviderQueue, job: Job) -> Job:
+        queue.asking.add(job.domain)
+        address = f"{impossible_local(self._rng)}@{job.domain}"
+        return Job(address, job.domain, not address.isascii(), job.hosts, job.preferred, self._clock())
+
+    def _learn(self, queue: ProviderQueue, domain: str, catch_all: CatchAll) -> None:
+        """Remember what a domain does, and answer those who waited to hear it."""
+        self._memory.learn(domain, catch_all)
+        for job, probe in queue.accepted.pop(domain, ()):
+            _answer(job, probe, catch_all, cached=False)
+
+    # -- answers --------------------------------------------------------------------------------------------------
+
+    def _settle(
+        self, queue: ProviderQueue, connection: AsyncSMTPConnection, chunk: list[Job], answers: Answers
+    ) -> None:
+        if answers.mail is not None and not answers.mail.positive:
+            # Nobody was asked for: what is said of the sender holds for everyone who waits for these hosts.
+            everyone = chunk + [job for hosts in {job.hosts for job in chunk} for job in queue.take_all(hosts)]
+            self._refuse(queue, everyone, self._of(connection, Stage.MAIL, answers.mail))
+            return
+        unanswered: list[tuple[Job, Reply | None]] = []
+        for job, reply in zip(chunk, answers.replies, strict=True):
+            if reply is None or _about_session(reply, first=not unanswered and job is chunk[0]):
+                unanswered.append((job, reply))
+            else:
+                self._answered(queue, connection, job, reply)
+        self._ask_again(queue, connection, unanswered, answers, progressed=len(unanswered) < len(chunk))
+        self._ask_impossible(queue, chunk)
+
+    def _answered(self, queue: ProviderQueue, connection: AsyncSMTPConnection, job: Job, reply: Reply) -> None:
+        refused = not reply.positive and match(reply, Stage.RCPT).reason is Reason.MAILBOX_NOT_FOUND
+        if job.batch is None:
+            queue.asking.discard(job.domain)
+            accepts = True if reply.positive else False if refused else None
+            self._learn(queue, job.domain, CatchAll(accepts, reply))
+            return
+        known = self._memory.get(job.domain)
+        if refused and (known is None or known.accepts is None):
+            known = CatchAll(False, reply)
+            self._learn(queue, job.domain, known)
+        probe = self._of(connection, Stage.RCPT, reply, job=job)
+        if reply.positive and job.probe_wanted and known is None:
+            queue.accepted.setdefault(job.domain, []).append((job, probe))
+        else:
+            _answer(job, probe, known, cached=reply.positive)
+
+    def _ask_impossible(self, queue: ProviderQueue, chunk: list[Job]) -> None:
+        """Whoever was accepted by a domain that nothing is known of waits for the impossible recipient."""
+        for job in {job.domain: job for job in chunk}.values():
+            if job.domain in queue.accepted and self._must_ask(queue, job.domain):
+                queue.add([self._impossible(queue, job)], front=True)
+
+    def _ask_again(
+        self,
+        queue: ProviderQueue,
+        connection: AsyncSMTPConnection,
+        unanswered: list[tuple[Job, Reply | None]],
+        answers: Answers,
+        *,
+        progressed: bool,
+    ) -> None:
+        """Queue what has no answer once more, and blame who may have ended the session: the first, or all."""
+        again = []
+        for position, (job, reply) in enumerate(unanswered):
+            if not progressed or position == 0:
+                job.tries += 1
+            hopeless = answers.ended is Ended.TIMEOUT and not progressed
+            if job.tries >= MAX_TRIES or hopeless:
+                failure = None if reply else FAILURES[answers.ended or Ended.TIMEOUT]
+                probe = self._of(connection, Stage.RCPT, reply, failure=failure, detail=answers.detail, job=job)
+                self._refuse(queue, [job], probe)
+            else:
+                again.append(job)
+        queue.add(reversed(again), front=True)
+
+    def _refuse(self, queue: ProviderQueue, jobs: Sequence[Job], probe: Probe) -> None:
+        """One fate for many: nothing was learned of these mailboxes themselves."""
+        for job in jobs:
+            if job.batch is None:
+                queue.asking.discard(job.domain)
+                self._learn(queue, job.domain, CatchAll(None, probe.reply))
+            else:
+                job.batch.settle(job.index, self._timed(probe, job))
+
+    def _of(
+        self,
+        connection: AsyncSMTPConnection,
+        stage: Stage,
+        reply: Reply | None = None,
+        *,
+        failure: Failure | None = None,
+        detail: str = "",
+        job: Job | None = None,
+    ) -> Probe:
+        host, (address, _) = connection.host, connection.key
+        probe = Probe(stage, reply, failure, detail, host.name if host else None, address, connection.provider)
+        return self._timed(probe, job) if job else probe
+
+    def _timed(self, probe: Probe, job: Job) -> Probe:
+        now = self._clock()
+        taken_at = job.taken_at or now
+        return replace(
+            probe, queued_ms=round((taken_at - job.queued_at) * 1000), smtp_ms=round((now - taken_at) * 1000)
+        )  # fmt: skip
+
+
+def _about_session(reply: Reply, *, first: bool) -> bool:
+    """True when a reply to RCPT speaks of the session: ask again in another one.
+
+    421 after other answers is the end of an error budget (Postfix's hard limit); as the first answer it is what the
+    server has to say. 452 4.5.3 means too many recipients in this transaction (RFC 5321 section 4.5.3.1.10).
+    """
+    if reply.code == 421:
+        return not first
+    return reply.enhanced == "4.5.3" or (reply.code == 452 and "too many recipients" in reply.text.lower())
+
+
+def _answer(job: Job, probe: Probe, catch_all: CatchAll | None, *, cached: bool) -> None:
+    """Settle a job, with what is known of its domain."""
+    if job.batch is not None:
+        if catch_all is not None:
+            probe = replace(probe, catch_all=catch_all.accepts, catch_all_reply=catch_all.reply, cached=cached)
+        job.batch.settle(job.index, probe)
+
+
+def _unreachable(failed: ConnectFailed, provider: str) -> Probe:
+    """No host would talk to us: the first one that said why speaks for all, else the first failure."""
+    said = next((a for a in failed.attempts if a.reply is not None), failed.attempts[0])
+    failure = None if said.reply is not None else Failure(said.failure or Failure.CONNECT)
+    return Probe(
+        Stage(said.stage), said.reply, failure, said.detail, said.host.name, said.host.address, provider
+    )  # fmt: skip

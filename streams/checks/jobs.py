@@ -1,0 +1,194 @@
+"""The addresses that wait for a session of one provider: who goes into the next write, decided without I/O."""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import chain, islice
+
+from streams.checks.evidence import Probe
+from streams.dns.answers import MailRoute
+from streams.smtp.hosts import Host
+
+MAX_HOSTS = 6
+"""Addresses of a route that are tried at most; RFC 5321 section 5.1 asks for two at least."""
+
+Hosts = tuple[Host, ...]
+
+
+def hosts_of(route: MailRoute, port: int) -> Hosts:
+    """The addresses of a route, the preferred first."""
+    return tuple(Host(host.name, address, port) for host in route.hosts for address in host.addresses)[:MAX_HOSTS]
+
+
+def preferred_of(route: MailRoute) -> frozenset[str]:
+    """The addresses of the hosts of the best preference: a session with one of them will do."""
+    best = min((host.preference for host in route.hosts), default=0)
+    return frozenset(address for host in route.hosts if host.preference == best for address in host.addresses)
+
+
+class Batch:
+    """The probes of one call, in the order asked; ``done`` is set when the last one is in."""
+
+    __slots__ = ("done", "probes", "remaining")
+
+    def __init__(self, size: int, done: "asyncio.Future[None]") -> None:
+        self.probes: list[Probe | None] = [None] * size
+        self.remaining = size
+        self.done = done
+
+    @property
+    def abandoned(self) -> bool:
+        """True when nobody waits any more: the deadline passed or the call was cancelled."""
+        return self.done.done()
+
+    def settle(self, index: int, probe: Probe) -> None:
+        """Take one probe; what comes after the deadline is dropped."""
+        if self.abandoned or self.probes[index] is not None:
+            return
+        self.probes[index] = probe
+        self.remaining -= 1
+        if not self.remaining:
+            self.done.set_result(None)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One recipient to ask for. Without a batch it is the one that can't exist, asked on behalf of its domain."""
+
+    address: str
+    domain: str
+    smtputf8: bool
+    hosts: Hosts
+    preferred: frozenset[str]
+    queued_at: float
+    batch: Batch | None = None
+    index: int = 0
+    probe_wanted: bool = True
+    taken_at: float = 0.0
+    tries: int = 0
+
+    @property
+    def stale(self) -> bool:
+        """True when nobody waits for the answer."""
+        return self.batch is not None and self.batch.abandoned
+
+
+@dataclass(slots=True)
+class Group:
+    """Waiting jobs of one domain that share hosts and the need for SMTPUTF8."""
+
+    hosts: Hosts
+    domain: str
+    smtputf8: bool
+    preferred: frozenset[str]
+    jobs: deque[Job] = field(default_factory=deque)
+
+    @property
+    def shared(self) -> tuple[Hosts | str, ...]:
+        """What a session has that may serve this group: the same hosts, or one of the preferred addresses."""
+        return (self.hosts, *self.preferred)
+
+    def drop_stale(self) -> int:
+        """Let go of the jobs at the front that nobody waits for; how many those were."""
+        dropped = 0
+        while self.jobs and self.jobs[0].stale:
+            self.jobs.popleft()
+            dropped += 1
+        return dropped
+
+
+GroupKey = tuple[Hosts, str, bool]
+
+
+class ProviderQueue:
+    """Waiting jobs of one provider and lane; domains take turns, and each step costs what it moves."""
+
+    __slots__ = ("_groups", "_sharing", "accepted", "asking", "provider", "sessions", "size")
+
+    def __init__(self, provider: str) -> None:
+        self.provider = provider
+        self.sessions = 0
+        self.size = 0
+        self.asking: set[str] = set()
+        """Domains whose impossible recipient is queued or in flight."""
+        self.accepted: dict[str, list[tuple[Job, Probe]]] = {}
+        """By domain: accepted addresses that wait to hear whether the domain accepts everything."""
+        self._groups: OrderedDict[GroupKey, Group] = OrderedDict()
+        # Whoever could share a session: by the hosts it was leased for, or by its address.
+        self._sharing: dict[Hosts | str, OrderedDict[GroupKey, None]] = {}
+
+    def add(self, jobs: Iterable[Job], *, front: bool = False) -> None:
+        """Queue jobs; ``front`` is for those that were taken and came back, last one first."""
+        for job in jobs:
+            key = (job.hosts, job.domain, job.smtputf8)
+            group = self._groups.get(key) or self._open(key, job)
+            (group.jobs.appendleft if front else group.jobs.append)(job)
+            self.size += 1
+
+    def head(self) -> Job | None:
+        """The next job that somebody waits for; the stale ones before it are dropped."""
+        while self._groups:
+            key, group = next(iter(self._groups.items()))
+            self.size -= group.drop_stale()
+            if group.jobs:
+                return group.jobs[0]
+            self._close(key)
+        return None
+
+    def take(self, room: int, hosts: Hosts, address: str, *, one_domain: bool) -> list[Job]:
+        """Up to ``room`` jobs for a session with ``address`` that was leased for ``hosts``.
+
+        All of them need SMTPUTF8 or none does, because the extension is asked for once a transaction (RFC 6531).
+        """
+        chunk: list[Job] = []
+        # Every group gives one job at least, or is closed: more than ``room`` of them need not be looked at.
+        keys = chain(islice(self._sharing.get(hosts, ()), room), islice(self._sharing.get(address, ()), room))
+        for key in list(keys):
+            group = self._groups.get(key)
+            if group is None or (chunk and group.smtputf8 != chunk[0].smtputf8):
+                continue
+            self._move(group, chunk, room)
+            self._rotate(key, group)
+            if len(chunk) >= room or (one_domain and chunk):
+                break
+        return chunk
+
+    def take_all(self, hosts: Hosts) -> list[Job]:
+        """Every job for these hosts: they all share one fate."""
+        jobs: list[Job] = []
+        for key in list(self._sharing.get(hosts, ())):
+            group = self._groups[key]
+            self._move(group, jobs, self.size + len(jobs))
+            self._close(key)
+        return jobs
+
+    def _move(self, group: Group, chunk: list[Job], room: int) -> None:
+        while group.jobs and len(chunk) < room:
+            job = group.jobs.popleft()
+            self.size -= 1
+            if not job.stale:
+                chunk.append(job)
+
+    def _rotate(self, key: GroupKey, group: Group) -> None:
+        """The next take begins with another domain; an empty group goes."""
+        if not group.jobs:
+            self._close(key)
+            return
+        self._groups.move_to_end(key)
+        for shared in group.shared:
+            self._sharing[shared].move_to_end(key)
+
+    def _open(self, key: GroupKey, job: Job) -> Group:
+        group = self._groups[key] = Group(job.hosts, job.domain, job.smtputf8, job.preferred)
+        for shared in group.shared:
+            self._sharing.setdefault(shared, OrderedDict())[key] = None
+        return group
+
+    def _close(self, key: GroupKey) -> None:
+        group = self._groups.pop(key)
+        for shared in group.shared:
+            keys = self._sharing[shared]
+            del keys[key]
+            if not keys:
+                del self._sharing[shared]

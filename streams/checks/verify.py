@@ -1,0 +1,163 @@
+"""The core without Kafka: addresses in, findings out, as `mailvet check` shows them."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Protocol
+
+from schemas.result import Finding, PastAttempt
+from schemas.vocabulary import Depth, Lane, Reason
+from streams.checks import sandbox
+from streams.checks.classify import classify
+from streams.checks.dialogue import Prober
+from streams.checks.evidence import Prepared, Probe
+from streams.checks.precheck import Precheck
+from streams.checks.providers import provider_of, traits_of
+from streams.dns.answers import MailRoute
+
+
+class Resolver(Protocol):
+    """Whoever knows where a domain's mail goes."""
+
+    async def route(self, domain: str) -> MailRoute: ...
+
+
+def utc_now() -> datetime:
+    """The time as findings carry it."""
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One address and every place where it stands."""
+
+    prepared: Prepared
+    positions: list[tuple[int, str]]
+    past: tuple[PastAttempt, ...] = ()
+
+
+def remembered(finding: Finding) -> PastAttempt:
+    """What a later finding says of this one."""
+    evidence = finding.evidence
+    return PastAttempt(
+        attempt=finding.attempt,
+        reason=finding.reason,
+        smtp_code=evidence.smtp_code,
+        enhanced_code=evidence.enhanced_code,
+        text=evidence.text,
+        at=finding.checked_at,
+    )
+
+
+Answer = tuple[int, str, Finding]
+"""Where the address stood, as it was written there, and what was found."""
+
+
+@dataclass(slots=True)
+class Verifier:
+    """Verifies addresses with a window of them in flight; the order of answers is that of their arrival."""
+
+    precheck: Precheck
+    resolver: Resolver
+    prober: Prober
+    risky: frozenset[Reason]
+    timeout_s: float = 60.0
+    retry_delays_s: tuple[float, ...] = ()
+    lane: Lane | None = None
+    catch_all_probe: bool = True
+    now: Callable[[], datetime] = utc_now
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    async def verify(
+        self, addresses: Iterable[str], depth: Depth = Depth.SMTP, *, window: int = 1000
+    ) -> AsyncGenerator[Answer, None]:
+        """Each address of ``addresses`` once; at most ``window`` of them are read ahead and in flight.
+
+        An address that stands several times within a window is probed once.
+        """
+        source = enumerate(addresses)
+        in_flight = 0
+        running: dict[asyncio.Task[list[Answer]], int] = {}
+        try:
+            while True:
+                for group in self._groups(islice(source, max(window - in_flight, 0))):
+                    size = sum(len(asked.positions) for asked in group)
+                    running[asyncio.create_task(self._verify_group(group, depth))] = size
+                    in_flight += size
+                if not running:
+                    return
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    in_flight -= running.pop(task)
+                    for answer in task.result():
+                        yield answer
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    def _groups(self, addresses: Iterable[tuple[int, str]]) -> Iterable[list[_Asked]]:
+        """Addresses by domain, each with all the places where it stands."""
+        by_domain: dict[str, dict[str, _Asked]] = {}
+        for index, text in addresses:
+            prepared = self.precheck(text)
+            domain = by_domain.setdefault(prepared.domain, {})
+            asked = domain.setdefault(prepared.address or text, _Asked(prepared, []))
+            asked.positions.append((index, text))
+        return [list(domain.values()) for domain in by_domain.values()]
+
+    async def _verify_group(self, group: list[_Asked], depth: Depth) -> list[Answer]:
+        answers: list[Answer] = []
+        for attempt, delay in enumerate((*self.retry_delays_s, None), start=1):
+            findings = await self._attempt(group, depth, attempt)
+            later = []
+            for asked, finding in zip(group, findings, strict=True):
+                if finding.retryable and delay is not None:
+                    later.append(replace(asked, past=(*asked.past, remembered(finding))))
+                else:
+                    answers += [(index, text, finding) for index, text in asked.positions]
+            if not later or delay is None:
+                break
+            group = later
+            await self.sleep(delay)
+        return answers
+
+    async def _attempt(self, group: list[_Asked], depth: Depth, attempt: int) -> list[Finding]:
+        """One finding for each of a domain's addresses."""
+        known = [sandbox.finding(asked.prepared, self.now()) for asked in group]
+        open_questions = [asked.prepared for asked, finding in zip(group, known, strict=True) if finding is None]
+        route = await self._route(open_questions[0], depth) if open_questions else None
+        provider = provider_of(route) if route and route.has_hosts else None
+        probes = iter(await self._probes(route, provider, open_questions, depth))
+        return [
+            finding
+            or classify(
+                asked.prepared,
+                route,
+                next(probes),
+                provider=provider,
+                depth=depth,
+                risky=self.risky,
+                hides_mailboxes=provider is not None and traits_of(provider).hides_mailboxes,
+                attempt=attempt,
+                now=self.now(),
+                past=asked.past,
+            )
+            for asked, finding in zip(group, known, strict=True)
+        ]
+
+    async def _route(self, prepared: Prepared, depth: Depth) -> MailRoute | None:
+        if depth is Depth.SYNTAX or prepared.syntax_error is not None:
+            return None
+        return await self.resolver.route(prepared.domain)
+
+    async def _probes(
+        self, route: MailRoute | None, provider: str | None, prepared: list[Prepared], depth: Depth
+    ) -> Sequence[Probe | None]:
+        if depth is not Depth.SMTP or route is None or provider is None:
+            return [None] * len(prepared)
+        return await self.prober.ask(
+            route, provider, prepared, catch_all_probe=self.catch_all_probe, lane=self.lane, timeout=self.timeout_s
+        )  # fmt: skip

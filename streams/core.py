@@ -1,0 +1,96 @@
+"""The verification core, put together from settings: what `mailvet check` and the probe role both run."""
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from schemas.vocabulary import Lane
+from streams.checks.dialogue import Prober
+from streams.checks.lists import Lists
+from streams.checks.precheck import Precheck
+from streams.checks.verify import Verifier
+from streams.dns.resolver import MailResolver
+from streams.settings import Settings
+from streams.smtp._async.pool import AsyncSMTPPool
+from streams.smtp.identity import Identity
+from streams.smtp.lifecycle import Event
+from streams.smtp.policy import PolicyBook, ProviderPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The parts that verify, each usable alone."""
+
+    settings: Settings
+    precheck: Precheck
+    resolver: MailResolver
+    pool: AsyncSMTPPool
+    prober: Prober
+
+    def verifier(
+        self, *, retry_delays_s: tuple[float, ...] = (), lane: Lane | None = None, catch_all_probe: bool = True
+    ) -> Verifier:
+        """Verifies lists of addresses with these parts."""
+        return Verifier(
+            precheck=self.precheck,
+            resolver=self.resolver,
+            prober=self.prober,
+            risky=frozenset(self.settings.risky_flags),
+            timeout_s=self.settings.dialogue_deadline_s,
+            retry_delays_s=retry_delays_s,
+            lane=lane,
+            catch_all_probe=catch_all_probe,
+        )
+
+
+@asynccontextmanager
+async def open_core(
+    settings: Settings,
+    *,
+    on_event: Callable[[Event], None] | None = None,
+    on_query: Callable[[str, str, str, float], None] | None = None,
+) -> AsyncIterator[Core]:
+    """The core for as long as the block runs; sessions are closed after it.
+
+    :raises ValueError: a name server, network or list that the settings name is none.
+    """
+    policies = PolicyBook(default=_policy(settings))
+    pool = AsyncSMTPPool(
+        identity=Identity(settings.helo or socket.getfqdn(), settings.mail_from),
+        policies=policies,
+        total=settings.sessions_total,
+        on_event=on_event,
+    )
+    resolver = MailResolver(
+        settings.resolvers,
+        allowed_networks=settings.allowed_networks,
+        timeout=settings.dns_timeout_s,
+        ipv6=_has_ipv6(),
+        on_query=on_query,
+    )
+    prober = Prober(pool, policies=policies, port=settings.smtp_port)
+    try:
+        yield Core(settings, Precheck(Lists.from_settings(settings)), resolver, pool, prober)
+    finally:
+        await prober.close()
+        await pool.close()
+        await resolver.aclose()
+
+
+def _policy(settings: Settings) -> ProviderPolicy:
+    return ProviderPolicy(
+        sessions=settings.sessions_per_provider,
+        connect_timeout_s=settings.connect_timeout_s,
+        command_timeout_s=settings.command_timeout_s,
+    )
+
+
+def _has_ipv6() -> bool:
+    """True where the kernel has a route to a global IPv6 address; a UDP connect sends nothing."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.connect(("2001:4860:4860::8888", 53))
+    except OSError:
+        return False
+    return True

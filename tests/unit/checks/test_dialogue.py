@@ -1,0 +1,352 @@
+"""The dialogue over a scripted pool: what is asked of whom, in which write, and what each address hears."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from schemas.vocabulary import Lane, Stage
+from streams.checks.catch_all import CatchAll, CatchAllMemory, impossible_local
+from streams.checks.dialogue import Prober, lane_sessions
+from streams.checks.evidence import Failure, Prepared, Probe
+from streams.dns.answers import MailHost, MailRoute, RouteKind
+from streams.smtp.errors import ConnectFailed, DialAttempt, DialFailure, PoolClosed, PoolTimeout
+from streams.smtp.exchange import Answers, Capabilities
+from streams.smtp.hosts import Host
+from streams.smtp.policy import PolicyBook, ProviderPolicy
+from streams.smtp.replies import Reply
+from streams.smtp.session import Ended
+
+OK, UNKNOWN = Reply(250, ("2.1.5 Ok",)), Reply(550, ("5.1.1 User unknown",))
+LATER, ENOUGH = Reply(450, ("4.2.0 Greylisted",)), Reply(421, ("4.7.0 Too many errors",))
+Server = Callable[[str], Reply | None]
+
+
+def known(address: str) -> Reply:
+    """A server that knows every ``user``."""
+    return OK if address.startswith("user") else UNKNOWN
+
+
+@dataclass
+class FakeConnection:
+    """Answers by ``script`` first, each entry for one ask, then by ``server``."""
+
+    pool: "FakePool"
+    host: Host
+    provider: str
+    room: int = 10
+    capabilities: Capabilities = field(default_factory=Capabilities)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.host.address, self.host.port
+
+    @property
+    def policy(self) -> ProviderPolicy:
+        return self.pool.policies.policy(self.provider)
+
+    async def ask(self, recipients: Sequence[str], *, smtputf8: bool = False) -> Answers:
+        self.pool.asked.append(tuple(recipients))
+        await asyncio.sleep(0)
+        if self.pool.script:
+            answers = self.pool.script.pop(0)(recipients)
+        else:
+            answers = Answers(None, tuple(map(self.pool.server, recipients)))
+        self.room -= sum(1 for reply in answers.replies if reply is not None and not reply.positive)
+        return answers
+
+
+@dataclass
+class FakePool:
+    server: Server = known
+    script: list[Callable[[Sequence[str]], Answers]] = field(default_factory=list)
+    failures: list[Exception] = field(default_factory=list)
+    policies: PolicyBook = field(default_factory=PolicyBook)
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+    leases: int = 0
+    open: int = 0
+    most: int = 0
+
+    @asynccontextmanager
+    async def lease(self, provider: str, hosts: Sequence[Host], *, timeout: float) -> AsyncIterator[FakeConnection]:
+        self.leases += 1
+        self.open += 1
+        self.most = max(self.most, self.open)
+        try:
+            await asyncio.sleep(0)
+            if self.failures:
+                raise self.failures.pop(0)
+            yield FakeConnection(self, hosts[0], provider, capabilities=self.capabilities)
+        finally:
+            self.open -= 1
+
+
+def prober(pool: FakePool) -> Prober:
+    return Prober(pool, policies=pool.policies, rng=lambda: 0.5)  # type: ignore[arg-type]
+
+
+def route(domain: str = "a.test", address: str = "127.0.0.1") -> MailRoute:
+    return MailRoute(domain, RouteKind.MX, (MailHost("mx.test", 10, (address,)),))
+
+
+def prepare(*addresses: str) -> list[Prepared]:
+    return [Prepared(a, address=a, domain=a.rpartition("@")[2]) for a in addresses]
+
+
+async def ask(pool: FakePool, *addresses: str, of: Prober | None = None, **options: object) -> list[Probe]:
+    domain = addresses[0].rpartition("@")[2] if addresses else "a.test"
+    return await (of or prober(pool)).ask(route(domain), "p", prepare(*addresses), **options)  # type: ignore[arg-type]
+
+
+def said(script: Sequence[Reply | None], ended: Ended | None = None) -> Callable[[Sequence[str]], Answers]:
+    return lambda recipients: Answers(None, tuple(script), ended, "as scripted")
+
+
+async def test_answers_in_the_order_asked() -> None:
+    probes = await ask(FakePool(), "user1@a.test", "nobody@a.test", "user2@a.test")
+    assert [probe.reply for probe in probes] == [OK, UNKNOWN, OK]
+    assert {(probe.stage, probe.mx_host, probe.mx_address, probe.provider) for probe in probes} == {
+        (Stage.RCPT, "mx.test", "127.0.0.1", "p")
+    }
+
+
+async def test_nothing_asked_nothing_leased() -> None:
+    pool = FakePool()
+    assert await ask(pool) == []
+    assert pool.leases == 0
+
+
+async def test_a_single_address_carries_the_impossible_one_in_the_same_write() -> None:
+    pool = FakePool()
+    [probe] = await ask(pool, "user@a.test")
+    assert len(pool.asked) == 1
+    assert len(pool.asked[0]) == 2
+    assert probe.catch_all is False
+    assert probe.catch_all_reply == UNKNOWN
+
+
+async def test_a_domain_that_takes_everything_is_told_and_remembered() -> None:
+    pool = FakePool(server=lambda _: OK)
+    asker = prober(pool)
+    [first] = await ask(pool, "user@a.test", of=asker)
+    [second] = await ask(pool, "other@a.test", of=asker)
+    assert (first.catch_all, first.cached, second.catch_all, second.cached) == (True, False, True, True)
+    assert pool.asked[1] == ("other@a.test",)
+
+
+async def test_one_refusal_disproves_a_catch_all() -> None:
+    pool = FakePool()
+    addresses = [f"user{n}@a.test" for n in range(5)] + ["nobody@a.test"]
+    probes = await ask(pool, *addresses)
+    assert pool.asked == [tuple(addresses)]
+    assert [probe.catch_all for probe in probes] == [False] * 6
+
+
+async def test_when_all_were_accepted_the_impossible_one_is_asked_afterwards() -> None:
+    pool = FakePool(server=lambda _: OK)
+    probes = await ask(pool, *(f"user{n}@a.test" for n in range(6)))
+    assert [len(write) for write in pool.asked] == [6, 1]
+    assert {probe.catch_all for probe in probes} == {True}
+
+
+async def test_whoever_does_not_want_to_know_is_not_kept_waiting() -> None:
+    pool = FakePool(server=lambda _: OK)
+    [probe] = await ask(pool, "user@a.test", catch_all_probe=False)
+    assert pool.asked == [("user@a.test",)]
+    assert probe.catch_all is None
+
+
+async def test_an_impossible_one_that_was_told_later_teaches_nothing() -> None:
+    pool = FakePool(server=lambda address: OK if address.startswith("user") else LATER)
+    [probe] = await ask(pool, "user@a.test")
+    assert probe.reply == OK
+    assert probe.catch_all is None
+    assert probe.catch_all_reply == LATER
+
+
+async def test_what_is_unanswered_is_asked_again_in_another_session() -> None:
+    pool = FakePool(script=[said([UNKNOWN, OK, None, None, None], Ended.CLOSED)])
+    probes = await ask(pool, "n@a.test", "user1@a.test", "user2@a.test", "user3@a.test", "user4@a.test")
+    assert [probe.reply for probe in probes] == [UNKNOWN, OK, OK, OK, OK]
+    assert pool.asked[1] == ("user2@a.test", "user3@a.test", "user4@a.test")
+    assert pool.leases == 2
+
+
+async def test_an_address_that_ends_two_sessions_has_that_for_an_answer() -> None:
+    drops = [said([None, None], Ended.CLOSED)] * 2
+    [probe] = await ask(FakePool(script=drops), "user@a.test")
+    assert (probe.reply, probe.failure, probe.detail) == (None, Failure.CLOSED, "as scripted")
+
+
+async def test_only_the_first_unanswered_is_blamed_when_others_were_answered() -> None:
+    pool = FakePool(script=[said([UNKNOWN, None, None], Ended.CLOSED), said([None, None], Ended.CLOSED)])
+    probes = await ask(pool, "n@a.test", "poison@a.test", "user@a.test", catch_all_probe=False)
+    assert [probe.failure for probe in probes] == [None, Failure.CLOSED, None]
+    assert probes[2].reply == OK
+
+
+async def test_silence_without_a_word_is_not_waited_for_twice() -> None:
+    pool = FakePool(script=[said([None, None], Ended.TIMEOUT)])
+    [probe] = await ask(pool, "user@a.test")
+    assert probe.failure is Failure.TIMEOUT
+    assert pool.leases == 1
+
+
+async def test_421_in_the_middle_is_the_end_of_an_error_budget() -> None:
+    pool = FakePool(script=[said([UNKNOWN, UNKNOWN, ENOUGH, None], Ended.CLOSED)])
+    probes = await ask(pool, "a@a.test", "b@a.test", "user1@a.test", "user2@a.test")
+    assert [probe.reply for probe in probes] == [UNKNOWN, UNKNOWN, OK, OK]
+
+
+async def test_421_as_the_first_word_is_the_answer() -> None:
+    pool = FakePool(script=[said([ENOUGH, None], Ended.CLOSED)], server=lambda _: None)
+    [probe] = await ask(pool, "user@a.test")
+    assert probe.reply == ENOUGH
+
+
+async def test_too_many_recipients_is_no_word_about_a_mailbox() -> None:
+    full = Reply(452, ("4.5.3 Too many recipients",))
+    pool = FakePool(script=[said([OK, full, full, full])])
+    probes = await ask(pool, *(f"user{n}@a.test" for n in range(4)), catch_all_probe=False)
+    assert [probe.reply for probe in probes] == [OK] * 4
+    plain = Reply(452, ("Too many recipients received this hour",))
+    probes = await ask(FakePool(script=[said([plain])]), "user@a.test", catch_all_probe=False)
+    assert probes[0].reply == OK
+
+
+async def test_too_many_recipients_for_ever_is_an_answer_in_the_end() -> None:
+    full = Reply(452, ("4.5.3 Too many recipients",))
+    [probe] = await ask(FakePool(server=lambda _: full), "user@a.test", catch_all_probe=False)
+    assert probe.reply == full
+
+
+async def test_a_refused_sender_is_the_answer_for_everyone_who_waits() -> None:
+    refused = Reply(550, ("5.7.1 Blocked",))
+    pool = FakePool(script=[lambda recipients: Answers(refused, (None,) * len(recipients))])
+    probes = await ask(pool, *(f"user{n}@a.test" for n in range(9)))
+    assert {(probe.stage, probe.reply) for probe in probes} == {(Stage.MAIL, refused)}
+    assert len(pool.asked) == 1
+
+
+async def test_hosts_that_can_not_be_reached_are_one_answer_for_all() -> None:
+    host = Host("mx.test", "127.0.0.1")
+    banner = Reply(554, ("5.7.1 Go away",))
+    attempts = (
+        DialAttempt(host, Stage.CONNECT, failure=DialFailure.TIMEOUT, detail="no answer"),
+        DialAttempt(host, Stage.BANNER, reply=banner),
+    )
+    pool = FakePool(failures=[ConnectFailed(attempts)])
+    probes = await ask(pool, "user1@a.test", "user2@a.test")
+    assert {(probe.stage, probe.reply, probe.failure) for probe in probes} == {(Stage.BANNER, banner, None)}
+    [probe] = await ask(FakePool(failures=[ConnectFailed(attempts[:1])]), "user1@a.test")
+    assert (probe.stage, probe.failure, probe.detail) == (Stage.CONNECT, Failure.TIMEOUT, "no answer")
+
+
+async def test_a_closed_pool_is_a_failure_and_no_verdict() -> None:
+    [probe] = await ask(FakePool(failures=[PoolClosed("the pool is closed")]), "user@a.test")
+    assert (probe.stage, probe.failure) == (Stage.CONNECT, Failure.CLOSED)
+
+
+async def test_when_no_session_is_free_the_address_goes_on_waiting() -> None:
+    [probe] = await ask(FakePool(failures=[PoolTimeout("busy")]), "user@a.test")
+    assert probe.reply == OK
+
+
+async def test_a_mistake_of_ours_is_said_to_be_ours(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(recipients: Sequence[str]) -> Answers:
+        raise KeyError("x")
+
+    probes = await ask(FakePool(script=[broken]), "user1@a.test", "user2@a.test")
+    assert {probe.failure for probe in probes} == {Failure.INTERNAL}
+    assert "by a mistake of ours" in caplog.text
+
+
+async def test_after_the_deadline_there_is_an_answer_too() -> None:
+    async def never(*_: object, **__: object) -> Answers:
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    pool = FakePool()
+    asker = prober(pool)
+    FakeConnection_ask, FakeConnection.ask = FakeConnection.ask, never  # type: ignore[method-assign]
+    try:
+        [probe] = await ask(pool, "user@a.test", of=asker, timeout=0.01)
+    finally:
+        FakeConnection.ask = FakeConnection_ask  # type: ignore[method-assign]
+    assert (probe.failure, probe.provider) == (Failure.TIMEOUT, "p")
+    await asker.close()
+    assert pool.open == 0
+
+
+async def test_utf8_where_the_server_has_no_smtputf8() -> None:
+    pool = FakePool()
+    [probe] = await ask(pool, "usér@a.test")
+    assert (probe.stage, probe.failure) == (Stage.MAIL, Failure.UTF8_UNSUPPORTED)
+    assert pool.asked == []
+    able = FakePool(server=lambda _: OK, capabilities=Capabilities(smtputf8=True))
+    [probe] = await ask(able, "usér@a.test")
+    assert probe.reply == OK
+
+
+async def test_sessions_grow_with_what_waits_up_to_the_limit() -> None:
+    pool = FakePool(server=lambda _: OK)
+    await ask(pool, *(f"user{n}@a.test" for n in range(300)))
+    assert pool.most == 4
+    small = FakePool()
+    await ask(small, "user@a.test")
+    assert small.most == 1
+
+
+async def test_two_domains_of_one_host_share_a_write_unless_the_policy_forbids() -> None:
+    for domains, writes in ((0, 1), (1, 2)):
+        pool = FakePool(policies=PolicyBook(default=ProviderPolicy(domains_per_transaction=domains)))
+        asker = prober(pool)
+        await asyncio.gather(
+            asker.ask(route("a.test"), "p", prepare("nobody@a.test"), catch_all_probe=False),
+            asker.ask(route("b.test"), "p", prepare("nobody@b.test"), catch_all_probe=False),
+        )
+        assert len(pool.asked) == writes
+
+
+async def test_cancelled_callers_leave_nothing_behind() -> None:
+    pool = FakePool()
+    asker = prober(pool)
+    task = asyncio.create_task(ask(pool, *(f"user{n}@a.test" for n in range(50)), of=asker))
+    await asyncio.sleep(0)
+    assert asker.waiting
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert (pool.open, asker.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "interactive", "bulk", "alone"), [(1, 1, 1, 1), (2, 1, 1, 2), (4, 1, 3, 4), (20, 5, 15, 20)]
+)
+def test_lanes_share_a_providers_limit(limit: int, interactive: int, bulk: int, alone: int) -> None:
+    assert lane_sessions(limit, Lane.INTERACTIVE) == interactive
+    assert lane_sessions(limit, Lane.BULK) == bulk
+    assert lane_sessions(limit, None) == alone
+
+
+def test_what_is_known_of_domains_is_forgotten_in_time_and_in_bounds() -> None:
+    now = [0.0]
+    memory = CatchAllMemory(ttl_s=100, unknown_ttl_s=10, size=2, clock=lambda: now[0])
+    memory.learn("a.test", CatchAll(True))
+    memory.learn("b.test", CatchAll(None))
+    now[0] = 50
+    assert memory.get("a.test") == CatchAll(True)
+    assert memory.get("b.test") is None
+    memory.learn("c.test", CatchAll(False))
+    memory.learn("d.test", CatchAll(False))
+    assert memory.get("a.test") is None
+    assert memory.get("d.test") == CatchAll(False)
+
+
+def test_the_impossible_recipient_is_a_plain_word() -> None:
+    assert impossible_local(lambda: 0.0) == "a" * 20
+    assert impossible_local(lambda: 0.999) == "z" + "9" * 19

@@ -1,0 +1,134 @@
+"""Who goes into the next write: decided without a socket."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.vocabulary import Stage
+from streams.checks.evidence import Probe
+from streams.checks.jobs import MAX_HOSTS, Batch, Job, ProviderQueue, hosts_of, preferred_of
+from streams.dns.answers import MailHost, MailRoute, RouteKind
+from streams.smtp.hosts import Host
+
+FIRST, SECOND = Host("mx1.test", "127.0.0.1"), Host("mx2.test", "127.0.0.2")
+
+
+def job(address: str, hosts: tuple[Host, ...] = (FIRST,), batch: Batch | None = None) -> Job:
+    domain = address.rpartition("@")[2]
+    return Job(address, domain, not address.isascii(), hosts, frozenset({hosts[0].address}), 0.0, batch)
+
+
+def queue(*jobs: Job) -> ProviderQueue:
+    made = ProviderQueue("p")
+    made.add(jobs)
+    return made
+
+
+def take(of: ProviderQueue, room: int, hosts: tuple[Host, ...] = (FIRST,), *, one_domain: bool = False) -> list[str]:
+    return [job.address for job in of.take(room, hosts, hosts[0].address, one_domain=one_domain)]
+
+
+def test_domains_take_turns() -> None:
+    waiting = queue(*(job(f"{n}@a.test") for n in range(4)), *(job(f"{n}@b.test") for n in range(2)))
+    assert take(waiting, 2) == ["0@a.test", "1@a.test"]
+    assert take(waiting, 2) == ["0@b.test", "1@b.test"]
+    assert take(waiting, 5) == ["2@a.test", "3@a.test"]
+    assert waiting.size == 0
+    assert waiting.head() is None
+
+
+def test_domains_of_one_address_share_a_write_though_their_other_hosts_differ() -> None:
+    waiting = queue(job("x@a.test", (FIRST, SECOND)), job("y@b.test", (FIRST,)))
+    assert take(waiting, 10, (FIRST, SECOND)) == ["x@a.test", "y@b.test"]
+
+
+def test_a_session_with_the_second_host_serves_only_those_it_was_leased_for() -> None:
+    waiting = queue(job("x@a.test", (FIRST, SECOND)), job("y@b.test", (FIRST,)))
+    taken = waiting.take(10, (FIRST, SECOND), SECOND.address, one_domain=False)
+    assert [job.address for job in taken] == ["x@a.test"]
+
+
+def test_one_domain_a_write_where_the_policy_says_so() -> None:
+    waiting = queue(job("x@a.test"), job("y@b.test"))
+    assert take(waiting, 10, one_domain=True) == ["x@a.test"]
+    assert take(waiting, 10, one_domain=True) == ["y@b.test"]
+
+
+def test_smtputf8_is_asked_for_once_a_transaction() -> None:
+    waiting = queue(job("é@a.test"), job("x@a.test"), job("ü@a.test"))
+    assert take(waiting, 10) == ["é@a.test", "ü@a.test"]
+    assert take(waiting, 10) == ["x@a.test"]
+
+
+def test_what_came_back_goes_first() -> None:
+    waiting = queue(job("1@a.test"), job("2@a.test"), job("3@a.test"))
+    taken = waiting.take(2, (FIRST,), FIRST.address, one_domain=False)
+    waiting.add(reversed(taken), front=True)
+    assert take(waiting, 3) == ["1@a.test", "2@a.test", "3@a.test"]
+
+
+async def test_nobody_asks_for_what_nobody_waits_for() -> None:
+    gone = Batch(2, asyncio.get_running_loop().create_future())
+    waiting = queue(job("1@a.test", batch=gone), job("2@b.test", batch=gone), job("3@b.test"))
+    gone.done.cancel()
+    assert (waiting.head() or job("none@x.test")).address == "3@b.test"
+    assert waiting.size == 1
+    assert take(waiting, 10) == ["3@b.test"]
+
+
+def test_all_that_share_a_fate() -> None:
+    waiting = queue(job("1@a.test"), job("2@b.test"), job("3@c.test", (SECOND,)))
+    assert [job.address for job in waiting.take_all((FIRST,))] == ["1@a.test", "2@b.test"]
+    assert waiting.take_all((FIRST,)) == []
+    assert waiting.size == 1
+
+
+async def test_a_batch_is_done_with_its_last_probe_and_deaf_afterwards() -> None:
+    batch = Batch(2, asyncio.get_running_loop().create_future())
+    probe, other = Probe(Stage.RCPT), Probe(Stage.MAIL)
+    batch.settle(0, probe)
+    batch.settle(0, other)
+    assert not batch.abandoned
+    batch.settle(1, probe)
+    assert batch.abandoned
+    batch.settle(1, other)
+    assert batch.probes == [probe, probe]
+
+
+def test_hosts_in_order_of_preference_and_not_too_many() -> None:
+    hosts = tuple(MailHost(f"mx{n}.test", n // 2, (f"127.0.0.{n}", f"127.0.1.{n}")) for n in range(8))
+    route = MailRoute("a.test", RouteKind.MX, hosts)
+    flat = hosts_of(route, 2525)
+    assert len(flat) == MAX_HOSTS
+    assert flat[:2] == (Host("mx0.test", "127.0.0.0", 2525), Host("mx0.test", "127.0.1.0", 2525))
+    assert preferred_of(route) == {"127.0.0.0", "127.0.1.0", "127.0.0.1", "127.0.1.1"}
+    assert preferred_of(MailRoute("a.test", RouteKind.NOT_FOUND)) == frozenset()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.sampled_from("abc"), st.booleans()), max_size=60),
+    st.lists(st.integers(1, 7), min_size=60, max_size=60),
+)
+def test_every_job_is_taken_once(jobs: list[tuple[int, str, bool]], rooms: list[int]) -> None:
+    made = [
+        job(f"{'é' if utf8 else 'e'}{i}@d{domain}.test", (FIRST, SECOND) if host == "a" else (SECOND,))
+        for i, (domain, host, utf8) in enumerate(jobs)
+    ]
+    waiting = queue(*made)
+    taken: list[str] = []
+    for room in rooms:
+        if (head := waiting.head()) is None:
+            break
+        chunk = waiting.take(room, head.hosts, head.hosts[0].address, one_domain=False)
+        assert 0 < len(chunk) <= room
+        assert len({job.smtputf8 for job in chunk}) == 1
+        taken += [job.address for job in chunk]
+    assert sorted(taken) == sorted(job.address for job in made)
+    assert waiting.size == 0
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_a_small_room_is_kept(room: int) -> None:
+    assert len(take(queue(*(job(f"{n}@d{n}.test") for n in range(9))), room)) == room
