@@ -38,19 +38,21 @@ format: setup ## Put the code into shape
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-header
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-header $(if $(UPGRADE),--upgrade)
+# All for development; of that what runs, and what builds.
+LOCK_ALL = $(LOCK) pyproject.toml --extra demo --group dev -o $(1)/requirements.lock && \
+	$(LOCK) pyproject.toml --no-annotate --constraint $(1)/requirements.lock -o $(1)/requirements-runtime.lock && \
+	$(LOCK) --group build --no-annotate --constraint $(1)/requirements.lock -o $(1)/requirements-build.lock
 
-lock: setup ## Renew both lock files (UPGRADE=1 takes newer versions)
-	@$(LOCK) --extra demo --group dev $(if $(UPGRADE),--upgrade) -o requirements.lock
-	@$(LOCK) --constraint requirements.lock $(if $(UPGRADE),--upgrade) -o requirements-runtime.lock
+lock: setup ## Renew the lock files (UPGRADE=1 takes newer versions)
+	@$(call LOCK_ALL,.)
 
 lock-check: setup ## Show what the lock files lack of pyproject.toml
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cp requirements*.lock "$$folder" && \
-	$(LOCK) --extra demo --group dev -o "$$folder/requirements.lock" && \
-	$(LOCK) --constraint requirements.lock -o "$$folder/requirements-runtime.lock" && \
-	diff -u requirements.lock "$$folder/requirements.lock" && \
-	diff -u requirements-runtime.lock "$$folder/requirements-runtime.lock" && echo "the lock files are up to date"
+	$(call LOCK_ALL,$$folder) && \
+	for lock in requirements*.lock; do diff -u "$$lock" "$$folder/$$lock" || exit 1; done && \
+	echo "the lock files are up to date"
 
 clean: ## Everything that can be made again
 	rm -rf .venv .kafka .coverage* htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

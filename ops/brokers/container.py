@@ -4,10 +4,10 @@ from typing import Any
 
 from ops.brokers.base import BrokerError, BrokerMissing, free_port
 from ops.brokers.daemon import wait_until
-from ops.brokers.jars import KAFKA_VERSION
 from ops.brokers.wire import serves
 
-IMAGE = f"apache/kafka:{KAFKA_VERSION}"
+_VERSION = "4.3.1"
+IMAGE = f"apache/kafka:{_VERSION}"
 _CONTROLLER_PORT = 9093
 
 
@@ -62,7 +62,7 @@ class ContainerKafka:
         BrokerError: the image could not be had, or did not start.
     """
 
-    name = f"Apache Kafka {KAFKA_VERSION} (container {IMAGE})"
+    name = f"Apache Kafka {_VERSION} (container {IMAGE})"
     killable = True
     durable = True
 
