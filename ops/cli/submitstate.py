@@ -4,6 +4,7 @@ What was read from Kafka and the offset to read on from are written in one trans
 nothing is counted twice. The rows lie on disk, not in memory, however long the file is.
 """
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,14 +13,13 @@ from pathlib import Path
 
 from ops.cli.errors import UserError
 
-_FORMAT = "1"
 _BUSY_S = 1.0
-_TABLES = """
-CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE requests (number INTEGER PRIMARY KEY, generation INTEGER NOT NULL, delivered INTEGER NOT NULL);
-CREATE TABLE answers (ordinal INTEGER PRIMARY KEY, cells TEXT NOT NULL);
-CREATE TABLE positions (partition INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL);
-"""
+_TABLES = {
+    "settings": "name TEXT PRIMARY KEY, value TEXT NOT NULL",
+    "requests": "number INTEGER PRIMARY KEY, generation INTEGER NOT NULL, delivered INTEGER NOT NULL",
+    "answers": "ordinal INTEGER PRIMARY KEY, cells TEXT NOT NULL",
+    "positions": "partition INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL",
+}
 
 
 @dataclass(slots=True)
@@ -53,31 +53,34 @@ class State:
         """Open the state at `path`; with `settings`, begin a new one there in place of what there was."""
         self.path = path
         try:
-            if settings is not None:
-                self.delete()
             self._db = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_S)
             # Exclusive: a second `submit` on the same state is refused, and no shared-memory file is left behind.
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            if settings is not None:
-                self._create({**settings, "format": _FORMAT})
-            self.settings = dict(self._db.execute("SELECT name, value FROM settings"))
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute("COMMIT")
-        except sqlite3.OperationalError as error:
+            with self._transaction():
+                if settings is not None:
+                    self._create(settings)
+                self.settings = dict(self._db.execute("SELECT name, value FROM settings"))
+        except sqlite3.DatabaseError as error:
             raise UserError(self._trouble(error)) from None
-        except (sqlite3.DatabaseError, OSError):
-            raise UserError(f"{path} is no state file of `mailvet submit`, or can't be written") from None
 
     def _trouble(self, error: sqlite3.Error) -> str:
         if "locked" in str(error):
-            return f"{self.path} is in use: another `mailvet submit` is working on this file"
-        return f"{self.path} can't be used as the state file: {error}"
+            return f"{self.path} is in use: another `mailvet submit` is working on it"
+        return f"{self.path} can't be used as the state file of a run: {error}"
 
     def _create(self, settings: Mapping[str, str]) -> None:
-        self._db.executescript(f"BEGIN;{_TABLES}COMMIT;")
+        for name, columns in _TABLES.items():
+            self._db.execute(f"DROP TABLE IF EXISTS {name}")
+            self._db.execute(f"CREATE TABLE {name} ({columns})")
         self._db.executemany("INSERT INTO settings VALUES (?, ?)", settings.items())
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
 
     def answered(self) -> int:
         """How many addresses have their answer."""
@@ -111,15 +114,13 @@ class State:
     def learn(self, learned: Learned) -> None:
         """Keep what was read. The first answer to an address stands; a repeat changes nothing."""
         cells = ((ordinal, json.dumps(row)) for ordinal, row in learned.answers.items())
-        with self._db:
-            self._db.execute("BEGIN")
+        with self._transaction():
             self._db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", cells)
             self._db.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, 0)", learned.again.items())
             self._db.executemany("INSERT OR REPLACE INTO positions VALUES (?, ?)", learned.positions.items())
 
     def _write(self, statement: str, rows: Iterable[tuple[int, ...]]) -> None:
-        with self._db:
-            self._db.execute("BEGIN")
+        with self._transaction():
             self._db.executemany(statement, rows)
 
     def cells(self) -> Iterator[list[str]]:
