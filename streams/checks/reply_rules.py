@@ -19,7 +19,7 @@ from streams.smtp.replies import Reply
 
 __all__ = ["Match", "Rule", "load_rules", "match", "parse_reply", "rule_named", "unwrap"]
 
-TABLES = ("protocol", "exceptions", "sender", "later", "mailbox", "server", "codes")
+TABLES = ("protocol", "exceptions", "sender", "later", "mailbox", "languages", "server", "codes")
 """The files of ``rules/`` in order of precedence."""
 
 SMTP_STAGES = (Stage.CONNECT, Stage.BANNER, Stage.EHLO, Stage.STARTTLS, Stage.MAIL, Stage.RCPT)

@@ -51,6 +51,7 @@ _ENHANCED_ANYWHERE = re.compile(r"(?<![\w./-])([245]\.\d{1,3}\.\d{1,3})(?!\.?\d)
 _REPEATED_CODE = re.compile(r"(?<![\d.])[245]\d\d[- ](?=[245]\.\d{1,3}\.\d{1,3}(?!\.?\d))|(?<=\s)[45]\d\d-(?=\D)")
 _ADDRESS = re.compile(r"[^\s<>\"'():;,\[\]=]+@[^\s<>\"'(),;:\[\]]+")
 _IP = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)|(?<![\w:])(?:[0-9a-f]{1,4}:){3,7}[0-9a-f:]*")
+_NESTED = re.compile(r"\bhost \S+ (?:said|says|returned):? ?")
 _SPACES = re.compile(r"\s+")
 _QUOTES = str.maketrans({"\u2019": "'", "\u2018": "'", "`": "'", "\u00b4": "'", "\u201c": '"', "\u201d": '"'})
 _LIGATURES = str.maketrans({"ß": "ss", "ł": "l", "ø": "o", "đ": "d", "ı": "i", "æ": "ae"})
@@ -120,7 +121,7 @@ def fold(reply: Reply) -> str:
     """
     lines = (_ENHANCED_FIRST.sub("", line, count=1) if _ENHANCED_FIRST.match(line) else line for line in reply.lines)
     text = without_accents(" ".join(lines)[:READ_CHARACTERS]).lower()
-    text = _ADDRESS.sub("@", _REPEATED_CODE.sub("", text))
+    text = _ADDRESS.sub("@", _NESTED.sub("", _REPEATED_CODE.sub("", text)))
     return _SPACES.sub(" ", _IP.sub("[ip]", text)).strip()
 
 
