@@ -1,7 +1,7 @@
-"""A worker with one role, `echo`, for the tests of delivery: it writes what it reads. Its manners come in the environment.
+"""A worker with one role, `echo`, for the tests of delivery: it writes what it reads.
 
-HOLD: offsets of partition 0 that never end. SECONDS: how long each record takes. ACKS=unordered: acknowledge at once, as
-Faust does by itself. TABLE=1: count each key in a table and write the count. SOURCE: the topic to read.
+HOLD: offsets of partition 0 that never end. SECONDS: how long each record takes. ACKS=unordered: acknowledge at once,
+as Faust does by itself. TABLE=1: count each key in a table and write the count. SOURCE: the topic to read.
 """
 
 import asyncio
@@ -52,7 +52,8 @@ class Echo:
 
     def _count(self, record: Incoming) -> bytes:
         # Idempotent as every table of ours: the row remembers which record it counted last.
-        assert self.counts is not None and record.key is not None
+        assert self.counts is not None
+        assert record.key is not None
         count, last = map(int, self.counts.get(record.key, b"0 -1").split())
         if record.offset > last:
             count, last = count + 1, record.offset
