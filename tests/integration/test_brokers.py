@@ -2,9 +2,12 @@
 
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
@@ -95,6 +98,20 @@ def test_a_broker_dies_with_the_process_that_started_it() -> None:
         assert serves(port)
         parent.send_signal(signal.SIGKILL)
     wait_until(lambda: not serves(port), timeout=10, what="the orphan did not end")
+
+
+@pytest.mark.parametrize(("brokers", "serving"), [(0, False), (1, True)])
+def test_a_broker_that_its_controller_has_not_let_in_does_not_serve_yet(brokers: int, serving: bool) -> None:
+    answer = struct.pack(">iii", 1, 0, brokers)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
+        pool.submit(lambda: server.accept()[0].sendall(struct.pack(">i", len(answer)) + answer))
+        assert serves(server.getsockname()[1]) is serving
+
+
+def test_a_port_that_hangs_up_does_not_serve() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
+        pool.submit(lambda: server.accept()[0].close())
+        assert not serves(server.getsockname()[1])
 
 
 def test_a_given_broker_is_used_as_it_stands_and_never_stopped(running: Broker) -> None:
