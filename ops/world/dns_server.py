@@ -91,7 +91,8 @@ class DnsServer:
             return
         limit = MAX_TCP if tcp else max(MAX_UDP_PLAIN, query.payload if query.edns >= 0 else 0)
         delay_s = self.rtt_s + (self._late_s if fault is DnsFault.LATE else 0.0)
-        packet = response.to_wire(max_size=limit, prefer_truncation=True)
+        # Unshuffled, so that the order of a name's addresses is the catalogue's.
+        packet = response.to_wire(max_size=limit, prefer_truncation=True, want_shuffle=False)
         if delay_s:
             asyncio.get_running_loop().call_later(delay_s, send, packet)
         else:
