@@ -110,7 +110,11 @@ def test_a_broker_that_its_controller_has_not_let_in_does_not_serve_yet(brokers:
 
 def test_a_port_that_hangs_up_does_not_serve() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
-        pool.submit(lambda: server.accept()[0].close())
+
+        def hang_up() -> None:
+            server.accept()[0].close()
+
+        pool.submit(hang_up)
         assert not serves(server.getsockname()[1])
 
 
