@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from streams.smtp import policy as rules
 from streams.smtp._async.link import AsyncLink
-from streams.smtp.errors import DialFailed, LocalProtocolError
+from streams.smtp.errors import DialFailed, DialFailure, LocalProtocolError
 from streams.smtp.exchange import Answers, Capabilities, Exchange
 from streams.smtp.hosts import Host
 from streams.smtp.identity import Identity
@@ -105,7 +105,7 @@ class AsyncSMTPConnection:
         answers = await self._exchange(recipients, smtputf8, fresh, deadline)
         if self._must_encrypt(answers):
             if (failure := await self._start_tls(deadline)) is not None:
-                return Answers(answers.mail, answers.replies, self.session.ended, failure)
+                return Answers(None, answers.replies, self.session.ended, failure)
             answers = await self._exchange(recipients, smtputf8, fresh, deadline)
         return answers
 
@@ -184,7 +184,8 @@ class AsyncSMTPConnection:
         try:
             await self._open_link().start_tls(min(self.policy.command_timeout_s, max(0.0, deadline - self._clock())))
         except DialFailed as error:
-            self.session.end(Ended.PROTOCOL, str(error))
+            timed_out = error.attempt.failure is DialFailure.TIMEOUT
+            self.session.end(Ended.TIMEOUT if timed_out else Ended.PROTOCOL, str(error))
             return str(error)
         self.session.secured()
         return None
@@ -252,7 +253,7 @@ class AsyncSMTPConnection:
         """The pool closes while the session is in use: whoever uses it learns that it has ended."""
         self.session.end(Ended.CLOSED, "the pool was closed")
         if self._link is not None:
-            self._link.close()
+            self._link.cut()
 
     def view(self) -> ConnectionView:
         """For the snapshot."""

@@ -176,7 +176,9 @@ class _Opening:
         except SMTPResponseException as error:
             raise self._refused(error) from error
         except (SMTPException, OSError, ValueError) as error:
-            raise self.failed(DialFailure.TLS, _sentence(error)) from error
+            # asyncio tells of a handshake that took too long by aborting the connection, and of nothing else.
+            hung = isinstance(error, TimeoutError) or isinstance(error.__cause__, ConnectionAbortedError)
+            raise self.failed(DialFailure.TIMEOUT if hung else DialFailure.TLS, _sentence(error)) from error
         await self.hello()
 
     def capabilities(self) -> Capabilities:
