@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, StringConstraints
 
 SCHEMA_VERSION = 1
 
@@ -23,11 +23,18 @@ Uid = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 over tenant and request id, in lower-case hexadecimal (:func:`schemas.request.request_uid`)."""
 
 
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
 class Inbound(BaseModel):
     """A record that strangers write: unknown fields are refused, so that a misspelt option is never ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: Literal[1] = 1
+    # Literal compares by value, and to Python true is 1.
+    schema_version: Annotated[Literal[1], BeforeValidator(_number)] = 1
 
 
 class Record(BaseModel):

@@ -1,0 +1,222 @@
+"""Retry: a task waits in its tier until the tier's delay has passed since it was appended, and goes back to its lane.
+
+Every record of a tier waits equally long, so the first in is the first due and a partition's head says when to look
+again. Nothing waits in memory: what is not due stays in the topic, its partition paused and wound back to it. A plain
+consumer for each tier; offsets are committed after the broker has what was forwarded.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from mode import Service
+
+from schemas.pipeline import Task
+from schemas.topics import TIERS, Topic
+from streams.codec import decode
+from streams.delivery import Producer, dead_letter
+from streams.kafka import client_options
+from streams.metrics import Metrics
+from streams.records import Incoming, Outgoing, Unusable
+from streams.roles.judge import LANES
+from streams.settings import Settings
+from streams.tables import app_id
+
+logger = logging.getLogger(__name__)
+
+ROLE = "retry"
+MAX_WAIT_S = 1.0
+"""How long the consumer waits for records before it looks at the clock again."""
+
+BATCH = 500
+BACK_OFF_S = 1.0
+LEAVE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What of a partition's records is forwarded now; ``rest`` is the first that waits, until ``wake_ms``."""
+
+    ready: tuple[Incoming, ...]
+    rest: int | None = None
+    wake_ms: int | None = None
+
+
+def due(records: Sequence[Incoming], delay_ms: int, now_ms: int) -> Due:
+    """Those before the first that is not due yet: later ones stay behind it, whatever their own time says."""
+    for place, record in enumerate(records):
+        wake_ms = record.timestamp_ms + delay_ms
+        if wake_ms > now_ms:
+            return Due(tuple(records[:place]), record.offset, wake_ms)
+    return Due(tuple(records))
+
+
+def forward(record: Incoming) -> Outgoing:
+    """The task back to its lane, bytes and key as they are. Raises :class:`Unusable` for what is no task."""
+    task = decode(Task, record.value)
+    return Outgoing(LANES[task.ticket.lane].name, record.key, record.value, tuple(record.headers.items()))
+
+
+class Consumer(Protocol):
+    """What is used of ``aiokafka.AIOKafkaConsumer``."""
+
+    async def getmany(self, *, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[Any]]: ...
+    def assignment(self) -> frozenset[TopicPartition]: ...
+    def pause(self, *partitions: TopicPartition) -> None: ...
+    def resume(self, *partitions: TopicPartition) -> None: ...
+    def seek(self, partition: TopicPartition, offset: int) -> None: ...
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None: ...
+
+
+Deliver = Callable[[Sequence[Outgoing]], Awaitable[None]]
+
+
+class Tier(ConsumerRebalanceListener):  # type: ignore[misc]
+    """One tier's records, from a consumer to the lanes. ``clock``: milliseconds since 1970."""
+
+    def __init__(
+        self,
+        topic: Topic,
+        delay_s: float,
+        *,
+        consumer: Consumer,
+        deliver: Deliver,
+        metrics: Metrics,
+        clock: Callable[[], int],
+    ) -> None:
+        self._topic = topic
+        self._delay_ms = round(delay_s * 1000)
+        self._consumer = consumer
+        self._deliver = deliver
+        self._metrics = metrics
+        self._clock = clock
+        self._paused: dict[TopicPartition, int] = {}
+
+    async def step(self) -> None:
+        """Wait for records or for the time of those that are paused; forward what is due, and commit it."""
+        self._resume()
+        batches = await self._consumer.getmany(timeout_ms=self._wait_ms(), max_records=BATCH)
+        for partition, messages in batches.items():
+            await self._work(partition, [_read(self._topic, message) for message in messages])
+
+    async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        """Whoever gets them begins at what was committed."""
+        for partition in revoked:
+            self._paused.pop(partition, None)
+
+    async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        """They flow from the start; what is not due is found again."""
+        await self.on_partitions_revoked(assigned)
+
+    def _resume(self) -> None:
+        now_ms = self._clock()
+        for partition in [partition for partition, wake_ms in self._paused.items() if wake_ms <= now_ms]:
+            del self._paused[partition]
+            if partition in self._consumer.assignment():
+                self._consumer.resume(partition)
+
+    def _wait_ms(self) -> int:
+        nearest = min(self._paused.values(), default=self._clock() + round(MAX_WAIT_S * 1000))
+        return max(1, min(nearest - self._clock(), round(MAX_WAIT_S * 1000)))
+
+    async def _work(self, partition: TopicPartition, records: Sequence[Incoming]) -> None:
+        found = due(records, self._delay_ms, self._clock())
+        if found.rest is not None and found.wake_ms is not None:
+            self._hold(partition, found.rest, found.wake_ms)
+        if found.ready:
+            outputs = [self._output(record) for record in found.ready]
+            await self._deliver(outputs)
+            self._metrics.records_in.labels(ROLE, self._topic.name).inc(len(outputs))
+            for output in outputs:
+                self._metrics.records_out.labels(ROLE, output.topic).inc()
+            await self._commit(partition, found.ready[-1].offset + 1)
+
+    def _hold(self, partition: TopicPartition, offset: int, wake_ms: int) -> None:
+        """Wind back to the first that waits. A partition that was taken away meanwhile is nobody's business here."""
+        if partition not in self._consumer.assignment():
+            return
+        self._consumer.pause(partition)
+        self._consumer.seek(partition, offset)
+        self._paused[partition] = wake_ms
+
+    def _output(self, record: Incoming) -> Outgoing:
+        try:
+            return forward(record)
+        except Unusable as unusable:
+            self._metrics.dead_letters.labels(ROLE, unusable.reason).inc()
+            return dead_letter(record, unusable, role=ROLE, at=datetime.fromtimestamp(self._clock() / 1000, UTC))
+
+    async def _commit(self, partition: TopicPartition, offset: int) -> None:
+        try:
+            await self._consumer.commit({partition: offset})
+        except (CommitFailedError, IllegalStateError):
+            logger.info("%s moved to another worker, which forwards its last records again", partition)
+
+
+class RetryService(Service):
+    """The three tiers of one process: start it after the producer, stop it before."""
+
+    def __init__(
+        self, settings: Settings, producer: Producer, metrics: Metrics, clock: Callable[[], int], **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self._settings = settings
+        self._producer = producer
+        self._metrics = metrics
+        self._clock = clock
+
+    async def on_started(self) -> None:
+        """Consume every tier until the service stops."""
+        for topic, delay_s in zip(TIERS, self._settings.retry_delays_s, strict=True):
+            self.add_future(self._consume(topic, delay_s))
+
+    async def _consume(self, topic: Topic, delay_s: float) -> None:
+        while not self.should_stop:
+            try:
+                await self._session(topic, delay_s)
+            except KafkaError as error:
+                self.log.warning("%s: %r; beginning again at what was committed", topic.name, error)
+                await self.sleep(BACK_OFF_S)
+
+    async def _session(self, topic: Topic, delay_s: float) -> None:
+        """One consumer, from its start to the first error: a new one begins at the committed offset."""
+        consumer = AIOKafkaConsumer(
+            **client_options(self._settings, f"mailvet-{ROLE}"),
+            group_id=app_id(f"{ROLE}-{topic.name.split('.')[2]}", self._settings.namespace),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            session_timeout_ms=round(self._settings.session_timeout_s * 1000),
+            heartbeat_interval_ms=round(self._settings.heartbeat_s * 1000),
+            fetch_max_wait_ms=self._settings.fetch_wait_ms,
+        )
+        tier = Tier(
+            topic, delay_s, consumer=consumer, deliver=self._producer.deliver, metrics=self._metrics, clock=self._clock
+        )
+        await consumer.start()
+        try:
+            consumer.subscribe([topic.named(self._settings.namespace).name], listener=tier)
+            while not self.should_stop:
+                await tier.step()
+        finally:
+            # Leaving the group and closing connections must not hold up a stop.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(consumer.stop(), LEAVE_S)
+
+
+def _read(topic: Topic, message: Any) -> Incoming:
+    """aiokafka's record as roles see it."""
+    return Incoming(
+        topic=topic.name,
+        partition=message.partition,
+        offset=message.offset,
+        key=message.key,
+        value=message.value or b"",
+        headers=dict(message.headers),
+        timestamp_ms=message.timestamp,
+    )
