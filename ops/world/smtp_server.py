@@ -67,6 +67,8 @@ class Connection(asyncio.Protocol):
         client = self._transport.get_extra_info("peername")[0]
         self._session = Session(self._site, client, self._loop.time)
         self._wire = Wire(self._transport, self._host.rtt_s, one_byte_pieces=self._site.manners.one_byte_pieces)
+        if self._host.frozen:
+            return
         turn = self._session.greeting(self._site.counters.open)
         # Loopback connects for nothing: the round trip that TCP takes elsewhere comes on top of the banner's own.
         turn.pause_s += self._host.rtt_s
