@@ -148,10 +148,17 @@ def _rows(path: Path, encoding: str, delimiter: str) -> Generator[list[str], Non
             except csv.Error as error:
                 raise UserError(f"{path}, line {reader.line_num}: {error} (is a quote never closed?)") from None
             except UnicodeError:
-                where = f"{path}, after line {reader.line_num}"
-                raise UserError(f"{where}: the text is not {encoding}: name the right --encoding") from None
+                where = f"{path}, line {_undecodable_line(path, encoding)}"
+                name = encoding.removesuffix("-sig")
+                raise UserError(f"{where}: this is not {name} text: name the right --encoding") from None
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from None
+
+
+def _undecodable_line(path: Path, encoding: str) -> int:
+    # The decoder fails some lines ahead of the row that is being read: the line is looked for when it is wanted.
+    with path.open(encoding=encoding, errors="replace", newline="") as file:
+        return next((number for number, line in enumerate(file, 1) if "\N{REPLACEMENT CHARACTER}" in line), 1)
 
 
 def sha256_of(path: Path) -> str:
