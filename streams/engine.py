@@ -20,6 +20,7 @@ from faust.types import TP
 
 from schemas.topics import Topic
 from streams.delivery import Delivery, OrderedAcks, Producer
+from streams.delivery.producer import MAX_RECORD_BYTES
 from streams.kafka import StartupError, faust_broker
 from streams.metrics import Metrics
 from streams.settings import Settings
@@ -97,6 +98,7 @@ def engine(role: str, settings: Settings) -> Engine:
         broker_commit_interval=settings.commit_interval_s,
         broker_max_poll_records=POLL_RECORDS,
         stream_buffer_maxsize=STREAM_BUFFER,
+        producer_max_request_size=MAX_RECORD_BYTES,
         stream_wait_empty=True,
         Table=DurableTable,
         store="memory://",

@@ -28,9 +28,13 @@ class Group(Service):
         super().__init__(**kwargs)
         self._first = tuple(first)
         self._engines = tuple(engines)
-        self._services = tuple(services)
+        self._services = list(services)
         self._failure: Exception | None = None
         self._failed = asyncio.Event()
+
+    def also(self, service: Service) -> None:
+        """Run this service too; before the start."""
+        self._services.append(service)
 
     async def on_start(self) -> None:
         """Start what the others need."""

@@ -1,0 +1,204 @@
+"""The composition root: which roles run in this process, and what each is made of. Nothing happens at import."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from mode import Service
+
+from schemas.topics import TOPICS, Topic
+from schemas.vocabulary import Lane
+from streams.access.keys import ConfiguredKey
+from streams.checks.dialogue import Prober
+from streams.checks.evidence import Prepared, Probe
+from streams.chores import Chore, Chores
+from streams.core import Core, open_core
+from streams.delivery import Producer
+from streams.dns.answers import MailRoute
+from streams.engine import Engine, engine, subscribe, table
+from streams.group import Group
+from streams.metrics import Labels, Metrics
+from streams.records import Outgoing
+from streams.roles.completion import Completion
+from streams.roles.gate import Gate
+from streams.roles.probe import Probing
+from streams.roles.retry import RetryService
+from streams.roles.route import Route
+from streams.roles.upkeep import record_key
+from streams.settings import Settings
+from streams.smtp.lifecycle import Event
+from streams.subscription import Subscription
+from streams.tables import TABLES, DurableTable, changelog_topics
+
+ROLES: Final = ("gate", "route", "probe", "retry", "completion")
+"""Every role; ``mailvet worker all`` runs them together."""
+
+
+def topics_of(settings: Settings) -> tuple[Topic, ...]:
+    """Every topic of an installation, changelogs included, under its name on the broker."""
+    return (*(topic.named(settings.namespace) for topic in TOPICS), *changelog_topics(settings))
+
+
+@asynccontextmanager
+async def open_worker(roles: Sequence[str], settings: Settings, metrics: Metrics) -> AsyncIterator[Group]:
+    """What runs these roles, ready to be started; SMTP sessions are closed at the end of the block.
+
+    Raises:
+        ValueError: a setting names a list, network, name server or key that is none.
+        StartupError: this installation of Faust would lose records.
+    """
+    async with AsyncExitStack() as stack:
+        parts = _Parts(settings, metrics)
+        if {"route", "probe"} & set(roles):
+            core = open_core(settings, on_event=parts.session_changed, on_query=parts.dns_asked)
+            parts.core = await stack.enter_async_context(core)
+            metrics.smtp_sessions.read(parts.sessions)
+        yield parts.group(roles)
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What the roles of a process share, and what each is made of."""
+
+    settings: Settings
+    metrics: Metrics
+    core: Core | None = None
+    engines: list[Engine] = field(default_factory=list)
+    services: list[Service] = field(default_factory=list)
+    _bindings: list[tuple[Engine, str, tuple[Subscription, ...]]] = field(default_factory=list)
+    _chores: list[tuple[Engine, tuple[Chore, ...]]] = field(default_factory=list)
+
+    def group(self, roles: Sequence[str]) -> Group:
+        """All roles in one group, with one producer for what they write."""
+        producer = Producer(self.settings)
+        makers: Mapping[str, Callable[[Producer], None]] = {
+            "gate": self._gate,
+            "route": self._route,
+            "probe": self._probe,
+            "retry": self._retry,
+            "completion": self._completion,
+        }
+        for role in roles:
+            makers[role](producer)
+        group = Group([producer], self.engines, self.services)
+        for app, role, subscriptions in self._bindings:
+            subscribe(app, role, subscriptions, producer=producer, metrics=self.metrics, on_fatal=group.fail)
+        for app, chores in self._chores:
+            group.also(Chores(app, chores, deliver=producer.deliver, clock=now_ms, on_fatal=group.fail))
+        return group
+
+    # -- the roles --------------------------------------------------------------------------------------------------
+
+    def _gate(self, _: Producer) -> None:
+        app = self._engine("gate")
+        gate = Gate(self.settings, self.metrics, ConfiguredKey(self.settings), self._table(app, "ledger"), now_ms)
+        self._bindings.append((app, "gate", gate.subscriptions()))
+        self._chores.append((app, (_quiet(gate.expire),)))
+
+    def _route(self, _: Producer) -> None:
+        core, app = self._core(), self._engine("route")
+        route = Route(self.settings, self.metrics, precheck=core.precheck, resolver=core.resolver, clock=now_ms)
+        self._bindings.append((app, "route", route.subscriptions()))
+
+    def _probe(self, _: Producer) -> None:
+        # One loop reads all topics of a Faust app, and a full buffer stops it: a lane each (docs/decisions/0003).
+        core = self._core()
+        probing = Probing(
+            self.settings,
+            self.metrics,
+            precheck=core.precheck,
+            resolver=core.resolver,
+            prober=_Measured(core.prober, self.metrics),
+            clock=now_ms,
+        )
+        for subscription in probing.subscriptions():
+            lane = subscription.topic.name.split(".")[2]
+            self._bindings.append((self._engine(f"probe-{lane}"), "probe", (subscription,)))
+
+    def _retry(self, producer: Producer) -> None:
+        self.services.append(RetryService(self.settings, producer, self.metrics, now_ms))
+
+    def _completion(self, _: Producer) -> None:
+        app = self._engine("completion")
+        requests, progress = self._table(app, "requests"), self._table(app, "progress")
+        completion = Completion(self.settings, self.metrics, requests=requests, progress=progress)
+        self._bindings.append((app, "completion", completion.subscriptions()))
+        self._chores.append((app, (completion.sweep, _quiet(completion.expire))))
+
+    # -- their parts ------------------------------------------------------------------------------------------------
+
+    def _engine(self, name: str) -> Engine:
+        app = engine(name, self.settings)
+        self.engines.append(app)
+        self.metrics.ready.labels(name).set_function(lambda: float(app.settled.is_set()))
+        return app
+
+    def _table(self, app: Engine, name: str) -> DurableTable:
+        [declared] = [each for each in TABLES if each.name == name]
+        made = table(app, declared, record_key)
+        self.metrics.table_rows.read(lambda: {(name,): float(len(made))})
+        return made
+
+    def _core(self) -> Core:
+        assert self.core is not None  # noqa: S101  open_worker() opened it for these roles
+        return self.core
+
+    # -- what metrics ask -------------------------------------------------------------------------------------------
+
+    def session_changed(self, event: Event) -> None:
+        """A session of the pool is in another state."""
+        self.metrics.smtp_events.labels(event.after).inc()
+
+    def dns_asked(self, _name: str, _type: str, status: str, seconds: float) -> None:
+        """A question went out to a name server."""
+        self.metrics.dns_queries.labels(status).inc()
+        self.metrics.dns_seconds.observe(seconds)
+
+    def sessions(self) -> Mapping[Labels, float]:
+        """The pool's sessions by state, at a scrape."""
+        return {(state,): float(count) for state, count in self._core().pool.snapshot().states.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A prober whose dialogues are counted."""
+
+    prober: Prober
+    metrics: Metrics
+
+    async def ask(
+        self,
+        route: MailRoute,
+        provider: str,
+        prepared: Sequence[Prepared],
+        *,
+        catch_all_probe: bool,
+        lane: Lane | None,
+        timeout: float,  # noqa: ASYNC109  the prober's own word
+    ) -> list[Probe]:
+        """As :meth:`streams.checks.dialogue.Prober.ask`."""
+        probes = await self.prober.ask(
+            route, provider, prepared, catch_all_probe=catch_all_probe, lane=lane, timeout=timeout
+        )
+        for probe in probes:
+            kind = f"{probe.reply.code // 100}xx" if probe.reply is not None else "none"
+            self.metrics.smtp_replies.labels(probe.stage, kind).inc()
+        self.metrics.smtp_dialogue_seconds.observe(max((probe.smtp_ms for probe in probes), default=0) / 1000)
+        return probes
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def _quiet(expire: Callable[[int], int]) -> Chore:
+    """A chore that writes nothing but to its own table."""
+
+    def chore(now: int) -> Iterable[Outgoing]:
+        expire(now)
+        return ()
+
+    return chore
