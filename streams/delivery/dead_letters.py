@@ -17,7 +17,9 @@ MAX_HEADERS_BYTES: Final = 64 * 1024
 MAX_DETAIL_CHARACTERS: Final = 1024
 
 REDACTED: Final = b"[redacted]"
-_SECRET_NAME = re.compile(r"auth|bearer|token|secret|passw|credential|cookie|signature|api[-_]?key", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"auth|bearer|token|secret|passw|credential|cookie|signature|key(?![-_]?id$)", re.IGNORECASE
+)  # A key's id is no secret; its digest is what admission compares.
 _SECRET_VALUE = re.compile(rb"\s*(bearer\s|basic\s|mv_)", re.IGNORECASE)
 
 

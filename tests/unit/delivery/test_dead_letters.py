@@ -55,7 +55,8 @@ def test_a_large_value_is_cut_and_its_length_and_digest_are_kept(size: int, kept
     ("name", "value"),
     [
         ("Authorization", b"x"),
-        ("mailvet-credential", b"x"),
+        ("mailvet-key", b"no form at all"),
+        ("mailvet-key-sha256", b"0f"),
         ("X-API-Key", b"x"),
         ("cookie", b"x"),
         ("signature", b"x"),
@@ -64,9 +65,9 @@ def test_a_large_value_is_cut_and_its_length_and_digest_are_kept(size: int, kept
     ],
 )
 def test_secrets_are_redacted(name: str, value: bytes) -> None:
-    headers = dict(letter(headers={name: value, "trace": b"t"}).headers)
+    headers = dict(letter(headers={name: value, "trace": b"t", "mailvet-key-id": b"k1"}).headers)
     assert headers[name] == b"[redacted]"
-    assert headers["trace"] == b"t"
+    assert (headers["trace"], headers["mailvet-key-id"]) == (b"t", b"k1")
 
 
 def test_no_key_stays_no_key() -> None:
