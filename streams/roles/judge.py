@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeVar
 
 from schemas.pipeline import MAX_TASK_ADDRESSES, Attempt, AttemptEntry, Position, Task, TaskItem, Ticket
 from schemas.result import Finding, PastAttempt
-from schemas.topics import ATTEMPTS, TASKS_BULK, TASKS_INTERACTIVE, Topic
+from schemas.topics import ATTEMPTS, TASKS_BULK, TASKS_INTERACTIVE
 from schemas.vocabulary import Depth, Lane, Reason
 from streams.checks.classify import classify
 from streams.checks.evidence import Prepared, Probe
@@ -18,7 +18,8 @@ from streams.codec import encode
 from streams.dns.answers import MailRoute
 from streams.records import Outgoing
 
-LANES: Mapping[Lane, Topic] = {Lane.INTERACTIVE: TASKS_INTERACTIVE, Lane.BULK: TASKS_BULK}
+LANES: Mapping[Lane, str] = {Lane.INTERACTIVE: TASKS_INTERACTIVE.name, Lane.BULK: TASKS_BULK.name}
+"""The topic of each lane's tasks."""
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ class Learned:
 class Destination:
     """Where an address goes next: who is asked, and whether at once or after a tier's delay."""
 
-    topic: Topic
+    topic: str
     provider: str
     shard: int = 0
     attempt: int = 1
@@ -118,7 +119,7 @@ def tasks(ticket: Ticket, to: Destination, items: Iterable[TaskItem], now: datet
             hops=to.hops,
             created_at=now,
         )
-        yield Outgoing(to.topic.name, f"{to.provider}#{to.shard}".encode(), encode(task))
+        yield Outgoing(to.topic, f"{to.provider}#{to.shard}".encode(), encode(task))
 
 
 def pieces(things: Iterable[T], size: int = MAX_TASK_ADDRESSES) -> Iterator[Sequence[T]]:

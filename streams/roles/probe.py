@@ -223,7 +223,7 @@ class Probing:
             if wait is not None:
                 to = Destination(wait.tier, task.provider, task.shard, task.attempt + 1)
                 again[to].append(_again(each, finding))
-                self._metrics.retries.labels(wait.tier.name, finding.reason).inc()
+                self._metrics.retries.labels(wait.tier, finding.reason).inc()
                 finding = finding.model_copy(update={"next_attempt_at": wait.due})
             entries.append(AttemptEntry(positions=each.positions, final=wait is None, finding=finding))
         retries = (record for to, items in again.items() for record in tasks(task.ticket, to, items, now))

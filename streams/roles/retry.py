@@ -60,7 +60,7 @@ def due(records: Sequence[Incoming], delay_ms: int, now_ms: int) -> Due:
 def forward(record: Incoming) -> Outgoing:
     """The task back to its lane, bytes and key as they are. Raises :class:`Unusable` for what is no task."""
     task = decode(Task, record.value)
-    return Outgoing(LANES[task.ticket.lane].name, record.key, record.value, tuple(record.headers.items()))
+    return Outgoing(LANES[task.ticket.lane], record.key, record.value, tuple(record.headers.items()))
 
 
 class Consumer(Protocol):

@@ -138,7 +138,7 @@ class Route:
         again = later(ticket, 1, now, self._settings.retry_delays_s) if finding.retryable and answer is None else None
         if again is None:
             return AttemptEntry(positions=learned.positions, final=True, finding=finding)
-        self._metrics.retries.labels(again.tier.name, finding.reason).inc()
+        self._metrics.retries.labels(again.tier, finding.reason).inc()
         shard = shard_of(prepared.domain, UNRESOLVED_SHARDS)
         to = Destination(again.tier, UNRESOLVED, shard, attempt=2)
         items[to].append(_item(replace(learned, past=(past_of(finding),))))

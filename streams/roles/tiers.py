@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from schemas.pipeline import Ticket
-from schemas.topics import TIERS, Topic
+from schemas.topics import TIERS
 
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """The tier that a task goes to, and when it will come back."""
+    """The topic of the tier that a task goes to, and when it will come back."""
 
-    tier: Topic
+    tier: str
     due: datetime
 
 
@@ -28,7 +28,7 @@ def later(
         return None
     chosen = attempt - 1 if hint_s is None else _tier_for(hint_s, delays_s)
     due = now + timedelta(seconds=delays_s[chosen])
-    return Later(TIERS[chosen], due) if due < ticket.verdict_by else None
+    return Later(TIERS[chosen].name, due) if due < ticket.verdict_by else None
 
 
 def _tier_for(hint_s: int, delays_s: Sequence[float]) -> int:

@@ -1,0 +1,80 @@
+"""Credits: bounded, in order, and given back whatever happens."""
+
+import asyncio
+
+import pytest
+
+from streams.roles.credits import Credits, CreditsBy
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def hold(credits: Credits, count: int, log: list[str], name: str, release: asyncio.Event) -> None:
+    async with credits.take(count):
+        log.append(name)
+        await release.wait()
+
+
+async def test_a_large_taker_is_not_overtaken_by_small_ones() -> None:
+    credits, log, release = Credits(10), [], asyncio.Event()
+    tasks = [asyncio.create_task(hold(credits, n, log, name, release)) for n, name in ((6, "a"), (8, "b"), (1, "c"))]
+    await settle()
+    assert log == ["a"]
+    release.set()
+    await asyncio.gather(*tasks)
+    assert log == ["a", "b", "c"]
+    assert credits.idle
+
+
+async def test_who_asks_for_more_than_all_gets_all() -> None:
+    credits = Credits(3)
+    async with credits.take(100):
+        assert not credits.idle
+    assert credits.idle
+
+
+async def test_a_waiter_that_gives_up_leaves_its_place() -> None:
+    credits, log, release = Credits(2), [], asyncio.Event()
+    first = asyncio.create_task(hold(credits, 1, log, "a", release))
+    await settle()
+    second = asyncio.create_task(hold(credits, 2, log, "b", release))
+    third = asyncio.create_task(hold(credits, 1, log, "c", release))
+    await settle()
+    second.cancel()
+    await settle()
+    assert log == ["a", "c"]
+    release.set()
+    await asyncio.gather(first, third)
+    assert credits.idle
+
+
+async def test_who_is_cancelled_when_its_turn_has_come_gives_it_back() -> None:
+    credits = Credits(1)
+    async with credits.take(1):
+        second = asyncio.create_task(hold(credits, 1, [], "b", asyncio.Event()))
+        await settle()
+    second.cancel()  # the credit is its own by now, but it has not run since
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert credits.idle
+
+
+async def test_names_have_credits_of_their_own_and_are_forgotten() -> None:
+    by_name, log, release = CreditsBy(lambda _: 1), [], asyncio.Event()
+
+    async def use(name: str) -> None:
+        async with by_name.take(name, 1):
+            log.append(name)
+            await release.wait()
+
+    tasks = [asyncio.create_task(use(name)) for name in ("x", "x", "y")]
+    await settle()
+    assert log == ["x", "y"]
+    assert len(by_name) == 2
+    release.set()
+    await asyncio.gather(*tasks)
+    assert log == ["x", "y", "x"]
+    assert len(by_name) == 0
