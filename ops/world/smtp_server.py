@@ -66,7 +66,8 @@ class Connection(asyncio.Protocol):
         self._site.stats.opened(self._site.counters)
         client = self._transport.get_extra_info("peername")[0]
         self._session = Session(self._site, client, self._loop.time)
-        self._wire = Wire(self._transport, self._host.rtt_s, one_byte_pieces=self._site.manners.one_byte_pieces)
+        pieces = self._site.manners.one_byte_pieces
+        self._wire = Wire(self._transport, self._loop, self._host.rtt_s, one_byte_pieces=pieces)
         if self._host.frozen:
             return
         turn = self._session.greeting(self._site.counters.open)

@@ -14,9 +14,16 @@ class Wire:
     that pipelined replies share one round trip.
     """
 
-    def __init__(self, transport: asyncio.Transport, rtt_s: float, *, one_byte_pieces: bool = False) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        rtt_s: float = 0.0,
+        *,
+        one_byte_pieces: bool = False,
+    ) -> None:
         self._transport = transport
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._rtt_s = rtt_s
         self._pieces = one_byte_pieces
         self._queue: deque[tuple[float, bytes | None]] = deque()

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 
 import aiosmtplib
 import dns.asyncquery
@@ -116,6 +117,37 @@ async def test_tls_that_is_none_is_cut() -> None:
         await talk(streams, b"STARTTLS\r\n", 1)
         streams[1].write(b"this is no handshake\r\n" * 10)
         assert await read_to_end(streams) == b""
+
+
+async def test_tls_ends_in_order() -> None:
+    """A client that refuses ragged ends gets none."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+
+    def dialogue(address: tuple[str, int]) -> bytes:
+        with socket.create_connection(address, timeout=5) as plain:
+            for command in (HELLO, b"STARTTLS\r\n"):
+                plain.recv(4096)
+                plain.sendall(command)
+            while not plain.recv(4096).startswith(b"220"):
+                pass
+            with context.wrap_socket(plain, suppress_ragged_eofs=False) as secure:
+                secure.sendall(b"QUIT\r\n")
+                return secure.recv(4096) + secure.recv(4096)
+
+    async with World() as world:
+        address = (world.addresses["mx.tlsoffered.test"], world.smtp_port)
+        assert await asyncio.to_thread(dialogue, address) == b"221 2.0.0 Bye\r\n"
+
+
+async def test_a_round_trip_time_for_everything_slows_dns_too() -> None:
+    loop = asyncio.get_running_loop()
+    async with World() as world:
+        world.set_rtt(0.05)
+        host, port = place(world)
+        start = loop.time()
+        await dns.asyncquery.udp(dns.message.make_query("accepts.test", "MX"), host, timeout=5, port=port)
+        assert loop.time() - start >= 0.05
 
 
 async def test_idle_connections_are_closed_with_a_word() -> None:
