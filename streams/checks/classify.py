@@ -82,7 +82,15 @@ def classify(
     unprobed address ``risky``. ``hides_mailboxes``: the provider says 250 to everyone, so that its 250 says nothing.
     ``opted_out``: the domain is on the do-not-probe list. ``timing`` is read from route and probe when not given.
     """
-    decision = _decide(prepared, route, probe, provider, depth, hides_mailboxes, opted_out)
+    decision = _decide(
+        prepared,
+        route,
+        probe,
+        provider=provider,
+        depth=depth,
+        hides_mailboxes=hides_mailboxes,
+        opted_out=opted_out,
+    )
     flagged = _flagged(prepared, probe)
     reasons = _reasons(decision.reason, flagged, risky)
     return Finding(
@@ -121,6 +129,7 @@ def _decide(
     prepared: Prepared,
     route: MailRoute | None,
     probe: Probe | None,
+    *,
     provider: str | None,
     depth: Depth,
     hides_mailboxes: bool,

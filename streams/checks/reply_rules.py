@@ -108,7 +108,8 @@ def _by_id() -> Mapping[str, Rule]:
 
 _HINT = re.compile(
     r"(?:try|retry|retries|come back|again|wait|delay(?:ed)?|after|in|for|within|next|remaining)\b[^.;\d]{0,40}?"
-    r"(?:(?P<clock>\d{1,2}:\d{2}(?::\d{2})?)|(?P<count>\d{1,5}) ?(?P<unit>s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?)\b)"
+    r"(?:(?P<clock>\d{1,2}:\d{2}(?::\d{2})?)"
+    r"|(?P<count>\d{1,5}) ?(?P<unit>s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?)\b)"
 )
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 

@@ -9,8 +9,9 @@ from schemas.result import MAX_TEXT_BYTES
 from schemas.vocabulary import Stage
 from streams.smtp.replies import Reply
 
-READ_CHARACTERS = 4096
-"""Of a reply the rules read this much; RFC 5321 section 4.5.3.1.5 allows a line 512 octets."""
+READ_CHARACTERS = 1536
+"""Of a reply the rules read this much, three lines of RFC 5321's 512 octets: servers come to the point before, and a
+hostile one can't make the patterns slow."""
 
 _BREAK = re.compile(r"\\r\\n|\\n|\\r|\r\n|\n|\r")
 _CODE = r"([2-5][0-5]\d)"
@@ -24,7 +25,8 @@ _INNER = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         rf"(?:\b(?:said|says|returned|responded|response|replied|reply)\b|<<<)[^\d]{{0,24}}?{_CODE}(?=[-\s]|$)[- ]?",
-        rf"\b(?:error|status|code|smtp|reason|diagnostic|result|rejected|failed)\b[\s:;,'\"(=<\[-]{{1,4}}{_CODE}(?=[-\s'\"]|$)[- ]?",
+        rf"\b(?:error|status|code|smtp|reason|diagnostic|result|rejected|failed)\b"
+        rf"[\s:;,'\"(=<\[-]{{1,4}}{_CODE}(?=[-\s'\"]|$)[- ]?",
         rf"(?:[:;>)\]'\"(]\s{{0,2}}){_CODE}(?=[-\s])[- ]?",
         rf"(?<![\d.]){_CODE}[- ]+(?=[(\[#]?[245]\.\d{{1,3}}\.\d{{1,3}}\b)",
     )
@@ -52,6 +54,7 @@ _REPEATED_CODE = re.compile(r"(?<![\d.])[245]\d\d[- ](?=[245]\.\d{1,3}\.\d{1,3}(
 _ADDRESS = re.compile(r"[^\s<>\"'():;,\[\]=]+@[^\s<>\"'(),;:\[\]]+")
 _IP = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)|(?<![\w:])(?:[0-9a-f]{1,4}:){3,7}[0-9a-f:]*")
 _NESTED = re.compile(r"\bhost \S+ (?:said|says|returned):? ?")
+_SESSION = re.compile(r"\[[\w.-]+\.outlook\.com[^\]]*\]|\S+ - (?:gsmtp|gcdp)\b")
 _SPACES = re.compile(r"\s+")
 _QUOTES = str.maketrans({"\u2019": "'", "\u2018": "'", "`": "'", "\u00b4": "'", "\u201c": '"', "\u201d": '"'})
 _LIGATURES = str.maketrans({"ß": "ss", "ł": "l", "ø": "o", "đ": "d", "ı": "i", "æ": "ae"})
@@ -75,7 +78,7 @@ def parse_reply(text: str) -> Reply:
 
 def unwrap(text: str) -> Unwrapped:
     """The same with the stage, from "(in reply to RCPT TO command)", ">>> MAIL FROM" and the like."""
-    whole = _BREAK.sub("\n", text[: 4 * READ_CHARACTERS])
+    whole = _BREAK.sub("\n", text[: 3 * READ_CHARACTERS])
     stage = next((stage for pattern, stage in _STAGES if pattern.search(whole)), None)
     code, body = _split(_IN_REPLY.sub("", whole))
     lines = [_NEXT_LINE.sub("", line, count=1) if number else line for number, line in enumerate(body.split("\n"))]
@@ -121,6 +124,7 @@ def fold(reply: Reply) -> str:
     """
     lines = (_ENHANCED_FIRST.sub("", line, count=1) if _ENHANCED_FIRST.match(line) else line for line in reply.lines)
     text = without_accents(" ".join(lines)[:READ_CHARACTERS]).lower()
+    text = _SESSION.sub("", text)  # differs each time, and would only fill the cache
     text = _ADDRESS.sub("@", _NESTED.sub("", _REPEATED_CODE.sub("", text)))
     return _SPACES.sub(" ", _IP.sub("[ip]", text)).strip()
 

@@ -1,0 +1,209 @@
+"""The reply rules: each sample finds its rule, the promises hold for any text, and families generalise."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.vocabulary import RETRYABLE, VERDICTS, Reason, Stage, Verdict
+from streams.checks.reply_rules import (
+    SMTP_STAGES,
+    class_of,
+    compile_rules,
+    load_rules,
+    match,
+    parse_reply,
+    retry_after,
+    rule_named,
+    unwrap,
+)
+from streams.smtp.replies import Reply
+
+SAMPLES = [(rule, sample) for rule in load_rules() for sample in rule.samples]
+REPLIES = (Path(__file__).parent / "replies.txt").read_text("utf-8").splitlines()
+GROUPS = {"later": RETRYABLE | {Reason.SENDER_BLOCKED}}
+
+
+def meant(text: str, stage: Stage | None = None) -> Reason:
+    unwrapped = unwrap(text)
+    return match(unwrapped.reply, stage or unwrapped.stage or Stage.RCPT).reason
+
+
+@pytest.mark.parametrize(("rule", "sample"), SAMPLES, ids=lambda value: getattr(value, "id", value)[:60])
+def test_each_sample_finds_exactly_its_rule(rule, sample):
+    stage = Stage.RCPT if Stage.RCPT in rule.stages else sorted(rule.stages)[0]
+    assert match(parse_reply(sample), stage).rule == rule.id
+
+
+def test_each_rule_has_a_sample_a_source_and_a_meaning():
+    without = [rule.id for rule in load_rules() if not (rule.samples and rule.source and rule.means)]
+    assert without == ["no-smtp-code"]
+
+
+@pytest.mark.parametrize("line", [line for line in REPLIES if line and not line.startswith("#")])
+def test_replies_as_servers_write_them(line):
+    wanted, text = line.split("|", 1)
+    reason = meant(text)
+    allowed = set().union(*(GROUPS.get(word, {word}) for word in wanted.split(",")))
+    assert reason in allowed or VERDICTS[reason] in allowed
+
+
+PHRASES = (
+    ["5.1.1", "4.2.2", "5.7.1", "user unknown", "mailbox full", "blocked", "greylisted", "no such", "account disabled"]
+    + ["your ip", "spamhaus", "relay denied", "not found", "does not exist", "quota", "sender rejected", "inconnu"]
+    + ["try again in 5 minutes", "recipient", "rejected", "unavailable"]
+)
+texts = st.text(max_size=200) | st.lists(st.sampled_from(PHRASES), max_size=8).map(" ".join)
+stages = st.sampled_from(list(Stage))
+
+
+@given(code=st.integers(-10, 100_000), text=texts, stage=stages)
+def test_every_reply_has_an_answer(code, text, stage):
+    found = match(Reply(code, (text,)), stage)
+    assert rule_named(found.rule).reason is found.reason
+    assert found.retry_after_s is None or found.retry_after_s > 0
+
+
+@given(code=st.integers(400, 499), text=texts, stage=stages)
+def test_a_4xx_is_never_undeliverable(code, text, stage):
+    assert VERDICTS[match(Reply(code, (text,)), stage).reason] in (Verdict.UNKNOWN, Verdict.RISKY)
+
+
+@given(code=st.integers(500, 599), detail=st.from_regex(r"4\.\d\.\d", fullmatch=True), text=texts)
+def test_a_5xx_with_a_4_x_x_reads_as_later(code, detail, text):
+    assert VERDICTS[match(Reply(code, (f"{detail} {text}",)), Stage.RCPT).reason] is not Verdict.UNDELIVERABLE
+
+
+@given(code=st.integers(0, 999), text=texts, stage=st.sampled_from([s for s in Stage if s is not Stage.RCPT]))
+def test_nothing_before_rcpt_is_about_the_mailbox(code, text, stage):
+    assert VERDICTS[match(Reply(code, (text,)), stage).reason] is Verdict.UNKNOWN
+
+
+@given(code=st.integers(200, 299), text=texts)
+def test_a_2xx_at_rcpt_accepts_whatever_it_says(code, text):
+    reason = match(Reply(code, (text,)), Stage.RCPT).reason
+    assert reason is (Reason.VERIFICATION_REFUSED if code == 252 else Reason.MAILBOX_ACCEPTED)
+
+
+@pytest.mark.parametrize("local", ["spam", "blocked", "greylisted", "quota", "sender.rejected", "user.unknown"])
+def test_the_address_in_a_reply_decides_nothing(local):
+    assert (
+        meant(f"550 5.1.1 <{local}@spamhaus.example>: Recipient address rejected: User unknown") == "mailbox_not_found"
+    )
+    assert meant(f"554 5.7.1 <{local}@spamhaus.example>: Relay access denied") == "verification_refused"
+
+
+@pytest.mark.parametrize("stage", [Stage.CONNECT, Stage.BANNER, Stage.EHLO, Stage.MAIL])
+def test_a_refusal_before_rcpt_is_about_us(stage):
+    assert meant("554 5.7.1 rejected", stage) is Reason.SENDER_BLOCKED
+    assert meant("550 5.1.1 User unknown", stage) is Reason.SENDER_BLOCKED
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "Service unavailable; Client host [192.0.2.1] blocked using zen.spamhaus.org",
+        "Your IP 192.0.2.1 is on our block list",
+        "Sender address rejected: Domain not found",
+        "Message from 192.0.2.1 rejected: SPF fail",
+    ],
+)
+@pytest.mark.parametrize("code", ["550", "550 5.1.1", "550 5.7.1", "554 5.2.1", "550 5.1.10"])
+def test_a_block_is_a_block_in_any_code(code, block):
+    assert meant(f"{code} {block}") is Reason.SENDER_BLOCKED
+
+
+@pytest.mark.parametrize(
+    ("code", "enhanced", "klass"),
+    [
+        (550, None, 5),
+        (550, "5.1.1", 5),
+        (550, "4.2.0", 4),
+        (450, "5.1.1", 4),
+        (0, None, 0),
+        (0, "4.2.2", 4),
+        (250, "2.1.5", 2),
+        (354, None, 3),
+        (650, None, -1),
+        (99, None, 0),
+        (-550, None, -1),
+        (1234, "5.1.1", -1),
+    ],
+)
+def test_the_class_of_a_reply(code, enhanced, klass):
+    assert class_of(code, enhanced) == klass
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("please try again in 5 minutes", 300),
+        ("greylisted, please come back in 00:04:58", 298),
+        ("try again after 300 seconds", 300),
+        ("retry in 90s", 90),
+        ("wait 2 hours", 7200),
+        ("greylisted for 60 secs", 60),
+        ("please retry in 10 min", 600),
+        ("come back in 04:58", 298),
+        ("try again in 99999 hours", 86_400),
+        ("try again in 0 seconds", None),
+        ("try again later", None),
+        ("user unknown", None),
+    ],
+)
+def test_the_server_says_when_to_come_back(text, seconds):
+    assert retry_after(text) == seconds
+
+
+def test_the_hint_travels_only_with_what_is_worth_asking_again():
+    assert match(parse_reply("451 4.7.1 Greylisted, try again in 5 minutes"), Stage.RCPT).retry_after_s == 300
+    assert match(parse_reply("550 5.1.1 User unknown, try again in 5 minutes"), Stage.RCPT).retry_after_s is None
+
+
+ROW = {"id": "a", "reason": "mailbox_not_found", "means": "m", "source": "s", "samples": []}
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ([ROW | {"stages": ["rcpt"]}], "no 5xx"),
+        ([ROW | {"codes": [450], "stages": ["rcpt"]}], "no 5xx"),
+        ([ROW | {"classes": [5]}], "before it was asked for"),
+        ([ROW | {"reason": "timeout"}] * 2, "stands twice"),
+    ],
+)
+def test_a_table_that_breaks_a_promise_is_refused(rows, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        compile_rules(rows, {})
+
+
+def test_enhanced_codes_as_the_tables_write_them():
+    row = ROW | {"reason": "timeout", "enhanced": ["5.7.606-608", "x.2.2", "5.3.*"]}
+    (rule,) = compile_rules([row], {})
+    fits = [
+        code
+        for code in ("5.7.605", "5.7.607", "4.2.2", "5.2.2", "2.2.2", "5.3.99", "5x2.2")
+        if rule.fits(550, code, "")
+    ]
+    assert fits == ["5.7.607", "4.2.2", "5.2.2", "5.3.99"]
+    assert not rule.fits(550, None, "")
+
+
+def test_words_may_be_made_of_words():
+    row = ROW | {"reason": "timeout", "text": ["no {thing}"], "unless": ["yes"]}
+    (rule,) = compile_rules([row], {"thing": "{box}|user", "box": "mailbox"})
+    assert rule.fits(550, None, "no mailbox")
+    assert not rule.fits(550, None, "no mailbox, yes")
+    assert not rule.fits(550, None, "no way")
+
+
+def test_an_unknown_rule_has_no_name():
+    with pytest.raises(KeyError):
+        rule_named("nobody")
+
+
+def test_every_stage_and_class_ends_at_a_rule_that_takes_all():
+    for stage in SMTP_STAGES:
+        for code in (0, 199, 250, 350, 450, 550, 650):
+            assert match(Reply(code, ("\x00",)), stage)
