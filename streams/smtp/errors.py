@@ -54,7 +54,7 @@ class DialAttempt:
     detail: str = ""
 
     def __str__(self) -> str:
-        why = str(self.reply) if self.reply else self.detail or str(self.failure)
+        why = "; ".join(str(part) for part in (self.reply, self.detail) if part) or str(self.failure)
         return f"{self.host.name} [{self.host.address}]:{self.host.port} at {self.stage}: {why}"
 
 

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
+from streams.smtp.breaker import Health
 from streams.smtp.hosts import Host
 from streams.smtp.lifecycle import Life
 from streams.smtp.policy import Learned, PolicyBook, ProviderPolicy
@@ -40,12 +41,13 @@ C = TypeVar("C", bound=Pooled)
 class Account(Generic[C]):
     """One provider's part of the books."""
 
-    __slots__ = ("idle", "learned", "name", "open", "policy", "waiting")
+    __slots__ = ("health", "idle", "learned", "name", "open", "policy", "waiting")
 
-    def __init__(self, name: str, policy: ProviderPolicy, learned: Learned) -> None:
+    def __init__(self, name: str, policy: ProviderPolicy, learned: Learned, health: Health) -> None:
         self.name = name
         self.policy = policy
         self.learned = learned
+        self.health = health
         self.open = 0
         """Connections that count against ``policy.sessions``, those being dialled too."""
         self.idle: dict[Key, list[C]] = {}
@@ -86,7 +88,7 @@ class Ledger(Generic[C]):
         """Off the books, and to be closed: each with the state to take and the cause."""
         self._starved: OrderedDict[Account[C], None] = OrderedDict()
         """Accounts with waiters that only the global limit holds back, in turn."""
-        self._memory: OrderedDict[str, Learned] = OrderedDict()
+        self._memory: OrderedDict[str, tuple[Learned, Health]] = OrderedDict()
 
     # Claims
 
@@ -94,8 +96,10 @@ class Ledger(Generic[C]):
         """The provider's account, opened when it has none."""
         account = self.accounts.get(provider)
         if account is None:
-            learned = self._memory.pop(provider, None) or Learned()
-            account = self.accounts[provider] = Account(provider, self.book.policy(provider), learned)
+            policy = self.book.policy(provider)
+            fresh = Learned(), Health(policy)
+            learned, health = self._memory.pop(provider, fresh)
+            account = self.accounts[provider] = Account(provider, policy, learned, health)
         return account
 
     def claim(self, claim: Claim[C]) -> None:
@@ -243,8 +247,8 @@ class Ledger(Generic[C]):
             return
         del self.accounts[account.name]
         self._starved.pop(account, None)
-        if account.learned != Learned():
-            self._memory[account.name] = account.learned
+        if account.learned != Learned() or not account.health.blank:
+            self._memory[account.name] = account.learned, account.health
             if len(self._memory) > MAX_LEARNED:
                 self._memory.popitem(last=False)
 

@@ -6,10 +6,12 @@ Every change goes through :meth:`Recorder.move`: what the table does not allow i
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from streams.smtp.breaker import BreakerState
 from streams.smtp.hosts import Host
 
 _log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ TRANSITIONS: Mapping[Life, Mapping[Life, str]] = MappingProxyType(
                 Life.BROKEN: "refused, silent or cancelled",
             }
         ),
-        Life.READY: MappingProxyType({Life.BUSY: "leased"}),
+        Life.READY: MappingProxyType({Life.BUSY: "leased", Life.DRAINING: "the pool was closed meanwhile"}),
         Life.BUSY: MappingProxyType(
             {
                 Life.IDLE: "given back",
@@ -93,6 +95,9 @@ class ProviderView:
     limit: int
     states: Mapping[Life, int]
     waiters: int
+    breaker: BreakerState
+    hosts_left_alone: int
+    """Hosts whose own breaker is not closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,7 @@ COUNTERS: Mapping[str, str] = MappingProxyType(
         "wait_timeouts": "callers that gave up, or had to, before a session was free",
         "dials": "connections begun",
         "dials_failed": "of them, those that no host answered well",
+        "dials_spared": "hosts that were not dialled because their breaker was open",
         "drained": "sessions that we ended",
         "broken": "sessions that the server or the network ended",
     }
@@ -140,19 +146,27 @@ class Recorder:
 
     clock: Callable[[], float]
     on_event: Callable[[Event], None] | None = None
+    lock: AbstractContextManager[object] = field(default_factory=nullcontext)
+    """The pool's; a thread may hold it already."""
     counters: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(COUNTERS, 0)))
 
     def move(self, provider: str, host: Host | None, before: Life | None, after: Life, cause: str) -> Life:
         """``after``, when the table allows it after ``before`` (None: a new connection, which begins dialling)."""
         if after is not Life.DIALLING if before is None else after not in TRANSITIONS[before]:
             raise RuntimeError(f"a connection that is {before} can't become {after}")
-        if after is Life.DRAINING:
-            self.counters["drained"] += 1
-        elif after is Life.BROKEN and before in (Life.BUSY, Life.IDLE):
-            self.counters["broken"] += 1
-        if self.on_event is not None:
-            self._tell(Event(self.clock(), provider, host, before, after, cause))
+        with self.lock:
+            if after is Life.DRAINING:
+                self.count("drained")
+            elif after is Life.BROKEN and before in (Life.BUSY, Life.IDLE):
+                self.count("broken")
+            if self.on_event is not None:
+                self._tell(Event(self.clock(), provider, host, before, after, cause))
         return after
+
+    def count(self, counter: str) -> None:
+        """One more of ``counter``, which stands in :data:`COUNTERS`."""
+        with self.lock:
+            self.counters[counter] += 1
 
     def _tell(self, event: Event) -> None:
         try:

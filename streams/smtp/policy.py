@@ -65,7 +65,17 @@ class ProviderPolicy:
     stall_s: float = 1.0
     """The longest silence after the first RCPT reply of a write: what is unanswered then is asked elsewhere."""
 
+    breaker_failures: int = 3
+    """Dials of one host in a row that fail before it is left alone; twice as many different hosts: the provider."""
+
+    breaker_base_s: float = 5.0
+    """How long it is left alone at first; doubled with each failure that follows, up to ``breaker_max_s``."""
+
+    breaker_max_s: float = 300.0
+
     def __post_init__(self) -> None:
+        if self.breaker_failures < 1:
+            raise ValueError("breaker_failures must be 1 or more")
         if self.sessions < 1 or self.rcpt_per_transaction < 1:
             raise ValueError("sessions and rcpt_per_transaction must be 1 or more")
         if self.min_errors_left < 1 or 0 < self.error_budget < self.min_errors_left:
@@ -76,13 +86,14 @@ LARGE_PROVIDERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # One domain a transaction (said in public, not measured).
         "google": {"domains_per_transaction": 1},
+        "google-workspace": {"domains_per_transaction": 1},
         # 452 4.5.3 at the second recipient (said in public, not measured).
-        "outlook": {"rcpt_per_transaction": 1},
+        "outlook.com": {"rcpt_per_transaction": 1},
         # Exchange holds the reply to each unknown recipient back for 5 s (tarpit interval, Microsoft's documentation).
-        "microsoft365": {"stall_s": 8.0},
+        "microsoft-365": {"stall_s": 8.0},
     }
 )
-"""What differs from the default for the large providers, by provider name."""
+"""What differs from the default for the large providers, by the names that ``streams.checks.providers`` gives them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ that says more, or less, than it was asked for is not talked to.
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 from aiosmtplib import (
@@ -16,6 +16,7 @@ from aiosmtplib import (
     SMTPException,
     SMTPHeloError,
     SMTPReadTimeoutError,
+    SMTPResponse,
     SMTPResponseException,
     SMTPServerDisconnected,
 )
@@ -110,11 +111,13 @@ class Tap(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._inner.connection_lost(exc)
 
-    def settle(self, asked: int) -> None:
-        """:raises RemoteProtocolError: other than ``asked`` replies have come."""
+    def settle(self, asked: int, last: SMTPResponse) -> None:
+        """:raises RemoteProtocolError: other than ``asked`` replies have come, or aiosmtplib took another for the last."""
+        reply = None
         for _ in range(asked):
-            if self._parser.next_reply() is None:
-                raise RemoteProtocolError("the server spoke before it was asked")
+            reply = self._parser.next_reply()
+        if reply is None or _shape(reply.code, reply.lines) != _shape(last.code, last.message.split("\n")):
+            raise RemoteProtocolError("the server spoke before it was asked")
         if not self._parser.empty:
             raise RemoteProtocolError("the server said more than it was asked for")
 
@@ -154,13 +157,13 @@ class _Opening:
         asked = 1
         try:
             try:
-                await self.client.ehlo()
+                last = await self.client.ehlo()
             except SMTPHeloError as error:
                 if error.code not in _EHLO_UNKNOWN:
                     raise
                 asked = 2
-                await self.client.helo()
-            tap.settle(asked)
+                last = await self.client.helo()
+            tap.settle(asked, last)
         except SMTPResponseException as error:
             raise self._refused(error) from error
         except (SMTPException, RemoteProtocolError) as error:
@@ -240,6 +243,11 @@ class DialledLink(StreamLink):
             raise self._opening.failed(DialFailure.TIMEOUT, "the time for a session ran out") from None
         self._take_over(self._opening.transport)
         self.capabilities = self._opening.capabilities()
+
+
+def _shape(code: int, lines: Sequence[str]) -> tuple[int, int]:
+    """Enough to tell one reply from another; aiosmtplib decodes and joins lines in its own way."""
+    return code, sum(bool(text.strip()) for text in lines)
 
 
 def _sentence(error: BaseException) -> str:

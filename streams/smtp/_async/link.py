@@ -42,6 +42,9 @@ class AsyncLink(Protocol):
         :raises DialFailed: it did not work; the connection is of no use any more.
         """
 
+    def cut(self) -> None:
+        """End the connection at once; whoever reads finds the end. The synchronous twin allows it from any thread."""
+
     def close(self, farewell: bytes = b"") -> None:
         """Send ``farewell``, wait for nothing, close. May be called again."""
 
@@ -118,6 +121,9 @@ class StreamLink(asyncio.Protocol):
             self._unread = 0
             return data
         return b"" if self._eof else None
+
+    def cut(self) -> None:
+        self._transport.abort()
 
     def close(self, farewell: bytes = b"") -> None:
         self._on_activity = None

@@ -13,10 +13,18 @@ from streams.smtp._async.connection import AsyncSMTPConnection
 from streams.smtp._async.dial import Dial, dial_aiosmtplib
 from streams.smtp._async.link import AsyncLink
 from streams.smtp._async.waiting import Alarm, Lock, Turn
-from streams.smtp.errors import ConnectFailed, DialAttempt, DialFailed, LocalProtocolError, PoolClosed, PoolTimeout
+from streams.smtp.errors import (
+    ConnectFailed,
+    DialAttempt,
+    DialFailed,
+    DialFailure,
+    LocalProtocolError,
+    PoolClosed,
+    PoolTimeout,
+)
 from streams.smtp.hosts import Host
 from streams.smtp.identity import Identity
-from streams.smtp.ledger import Claim, Ledger
+from streams.smtp.ledger import Account, Claim, Ledger
 from streams.smtp.lifecycle import Event, Life, ProviderView, Recorder, Snapshot
 from streams.smtp.policy import Learned, PolicyBook, StartTLS
 
@@ -30,7 +38,8 @@ class AsyncSMTPPool:
     ``total`` bounds connections over all providers. ``on_event`` is told of every change of a connection. ``clock``
     (seconds, monotonic), ``rng`` (0 to 1) and ``dial`` are passed in so that tests need neither time nor network.
 
-    Use it in one event loop, and close it there: ``async with AsyncSMTPPool(identity=...) as pool``.
+    ``async with AsyncSMTPPool(identity=...) as pool`` closes it at the end. The asynchronous pool belongs to one event
+    loop; the synchronous one may be used from any number of threads.
     """
 
     def __init__(
@@ -50,10 +59,10 @@ class AsyncSMTPPool:
         self._clock = clock
         self._rng = rng
         self._dial = dial
-        self._recorder = Recorder(clock, on_event)
+        self._lock = Lock()
+        self._recorder = Recorder(clock, on_event, self._lock)
         self._ledger: Ledger[AsyncSMTPConnection] = Ledger(policies or PolicyBook(), total)
         self._connections: dict[AsyncSMTPConnection, None] = {}
-        self._lock = Lock()
         self._alarm = Alarm(self._sweep)
         self._waiting: dict[Turn, None] = {}
         self._closed = False
@@ -89,17 +98,24 @@ class AsyncSMTPPool:
     def snapshot(self) -> Snapshot:
         """The pool at this moment."""
         with self._lock:
+            now = self._clock()
             views = tuple(connection.view() for connection in self._connections)
             by_provider: dict[str, Counter[Life]] = {name: Counter() for name in self._ledger.accounts}
             for view in views:
                 by_provider.setdefault(view.provider, Counter())[view.state] += 1
             return Snapshot(
-                time=self._clock(),
+                time=now,
                 total=self._ledger.total,
                 states=Counter(view.state for view in views),
                 waiters=self._ledger.waiters(),
                 providers={
-                    name: ProviderView(account.policy.sessions, by_provider[name], len(account.waiting))
+                    name: ProviderView(
+                        account.policy.sessions,
+                        by_provider[name],
+                        len(account.waiting),
+                        account.health.provider.state(now),
+                        account.health.left_alone(now),
+                    )
                     for name, account in self._ledger.accounts.items()
                 },
                 connections=views,
@@ -136,8 +152,8 @@ class AsyncSMTPPool:
         if connection is None:
             connection = await self._open(claim, hosts, deadline)
         else:
-            self._recorder.counters["reused"] += 1
-        self._recorder.counters["leases"] += 1
+            self._recorder.count("reused")
+        self._recorder.count("leases")
         connection.uses += 1
         connection.move(Life.BUSY, "leased")
         return connection
@@ -155,17 +171,21 @@ class AsyncSMTPPool:
         return claim
 
     async def _wait(self, claim: Claim[AsyncSMTPConnection], turn: Turn, deadline: float) -> None:
-        self._recorder.counters["waited"] += 1
-        self._waiting[turn] = None
+        self._recorder.count("waited")
+        with self._lock:
+            self._waiting[turn] = None
+            if self._closed:  # by another thread, just now
+                turn.ring()
         try:
             await turn.wait(deadline - self._clock())
         except BaseException:
             self._withdraw(claim)
             raise
         finally:
-            del self._waiting[turn]
+            with self._lock:
+                del self._waiting[turn]
         if not self._withdraw_unless_granted(claim):
-            self._recorder.counters["wait_timeouts"] += 1
+            self._recorder.count("wait_timeouts")
             if self._closed:
                 raise PoolClosed("the pool was closed while a session was waited for")
             raise PoolTimeout(f"no session with {claim.account.name} was free in time")
@@ -196,29 +216,70 @@ class AsyncSMTPPool:
             clock=self._clock,
             chance=self._rng(),
         )
-        self._connections[connection] = None
-        self._recorder.counters["dials"] += 1
+        with self._lock:
+            self._connections[connection] = None
+            self._recorder.count("dials")
         try:
-            link = await self._dial_any(connection, account.learned, hosts, deadline)
+            link = await self._dial_any(connection, account, hosts, deadline)
         except BaseException as error:
-            self._recorder.counters["dials_failed"] += 1
+            self._recorder.count("dials_failed")
             self._forget(connection, Life.BROKEN, "dial failed" if isinstance(error, Exception) else "cancelled")
             raise
         connection.opened(link, self._lost)
+        if self._closed:
+            self._forget(connection, Life.DRAINING, "pool closed")
+            raise PoolClosed("the pool was closed while a session was dialled")
         return connection
 
     async def _dial_any(
-        self, connection: AsyncSMTPConnection, learned: Learned, hosts: Sequence[Host], deadline: float
+        self,
+        connection: AsyncSMTPConnection,
+        account: Account[AsyncSMTPConnection],
+        hosts: Sequence[Host],
+        deadline: float,
     ) -> AsyncLink:
         attempts: list[DialAttempt] = []
         for host in hosts:
             if attempts and self._clock() >= deadline:
                 break
+            with self._lock:
+                spared = account.health.spared(host, self._clock())
+            if spared is not None:
+                self._recorder.count("dials_spared")
+                attempts.append(spared)
+                continue
             try:
-                return await self._dial_host(connection, learned, host, deadline)
+                return await self._dial_reporting(connection, account, host, deadline)
             except DialFailed as error:
                 attempts.append(error.attempt)
         raise ConnectFailed(tuple(attempts))
+
+    async def _dial_reporting(
+        self,
+        connection: AsyncSMTPConnection,
+        account: Account[AsyncSMTPConnection],
+        host: Host,
+        deadline: float,
+    ) -> AsyncLink:
+        """Dial one host, and tell its breaker what became of it."""
+        health = account.health
+        try:
+            link = await self._dial_host(connection, account.learned, host, deadline)
+        except DialFailed as error:
+            with self._lock:
+                # A caller in a hurry proves nothing about the host.
+                if error.attempt.failure is DialFailure.TIMEOUT and self._clock() >= deadline:
+                    health.abandoned(host)
+                else:
+                    health.failed(error.attempt, self._clock(), self._rng())
+            raise
+        except BaseException:
+            with self._lock:
+                health.abandoned(host)
+            raise
+        with self._lock:
+            health.succeeded(host)
+        return link
 
     async def _dial_host(
         self, connection: AsyncSMTPConnection, learned: Learned, host: Host, deadline: float
@@ -283,15 +344,17 @@ class AsyncSMTPPool:
 
     def _close(self, connection: AsyncSMTPConnection, life: Life, cause: str) -> None:
         connection.close(life, cause)
-        self._connections.pop(connection, None)
-        if self._quiet is not None and not self._connections:
-            self._quiet.ring()
+        with self._lock:
+            self._connections.pop(connection, None)
+            if self._quiet is not None and not self._connections:
+                self._quiet.ring()
 
     # Time
 
     def _arm(self, due: float, delay: float) -> None:
-        if self._ledger.idle and (self._alarm.due is None or due < self._alarm.due):
-            self._alarm.set(due, delay)
+        with self._lock:
+            if self._ledger.idle and (self._alarm.due is None or due < self._alarm.due):
+                self._alarm.set(due, delay)
 
     def _sweep(self) -> None:
         now = self._clock()
@@ -310,5 +373,5 @@ class AsyncSMTPPool:
                 turn.ring()
             for connection in idle:
                 self._ledger.lost(connection, Life.DRAINING, "pool closed")
-        self._alarm.cancel()
+            self._alarm.cancel()
         self._close_struck()

@@ -1,0 +1,268 @@
+# Made of _async/connection.py by ops/unasync.py: edit that one.
+
+"""One connection of a pool: asks, and tells what the pool must know of it."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from streams.smtp import policy as rules
+from streams.smtp._sync.link import Link
+from streams.smtp.errors import DialFailed, DialFailure, LocalProtocolError
+from streams.smtp.exchange import Answers, Capabilities, Exchange
+from streams.smtp.hosts import Host
+from streams.smtp.identity import Identity
+from streams.smtp.lifecycle import ConnectionView, Life, Recorder
+from streams.smtp.policy import Learned, ProviderPolicy, StartTLS
+from streams.smtp.session import Ended, Session, line
+
+_QUIT = line("QUIT")
+
+
+class SMTPConnection:
+    """A session with one host of one provider, leased by :class:`~streams.smtp._sync.pool.SMTPPool`."""
+
+    __slots__ = (
+        "_clock",
+        "_identity",
+        "_learned",
+        "_link",
+        "_recorder",
+        "_stalled",
+        "born",
+        "host",
+        "idle_since",
+        "key",
+        "max_age_s",
+        "policy",
+        "provider",
+        "session",
+        "state",
+        "uses",
+    )
+
+    def __init__(
+        self,
+        provider: str,
+        *,
+        policy: ProviderPolicy,
+        learned: Learned,
+        identity: Identity,
+        recorder: Recorder,
+        clock: Callable[[], float] = time.monotonic,
+        chance: float = 0.0,
+    ) -> None:
+        self.provider = provider
+        self.policy = policy
+        self.host: Host | None = None
+        self.key = ("", 0)
+        """Address and port of the socket."""
+        self.session = Session()
+        self.state = recorder.move(provider, None, None, Life.DIALLING, "lease")
+        self.born = self.idle_since = clock()
+        self.max_age_s = rules.max_age(policy, chance)
+        self.uses = 0
+        self._learned = learned
+        self._identity = identity
+        self._recorder = recorder
+        self._clock = clock
+        self._link: Link | None = None
+        self._stalled = False
+
+    def __repr__(self) -> str:
+        where = f"{self.host.name} [{self.host.address}]:{self.host.port}" if self.host else "nowhere yet"
+        return f"<{type(self).__name__} {self.provider} {where}, {self.state}, {self.uses} uses>"
+
+    # What a caller may ask
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the server offers, as of its last EHLO reply."""
+        return self._open_link().capabilities
+
+    @property
+    def errors_left(self) -> int | None:
+        """Refusals that the session may still collect; None: no limit."""
+        return rules.errors_left(self.policy, self.session.usage)
+
+    @property
+    def room(self) -> int:
+        """Recipients that one :meth:`ask` will put to the server; 0: take another session."""
+        if self.session.ended or self._stalled:
+            return 0
+        return rules.chunk_size(self.policy, self.session.usage, self._learned)
+
+    def ask(
+        self, recipients: Sequence[str], *, smtputf8: bool = False, fresh: bool = False, timeout: float | None = None
+    ) -> Answers:
+        """Ask whether the server takes mail for ``recipients``; at most the first :attr:`room` of them are asked.
+
+        Goes on with the open transaction where it can; ``fresh`` begins a new one. With PIPELINING all is one write.
+        ``timeout`` bounds the whole in seconds; silence is bounded by the policy anyhow. Never raises for what the
+        server does: see :class:`~streams.smtp.exchange.Answers`.
+
+        :raises LocalProtocolError: an address that must not be written, SMTPUTF8 where the server has it not, or
+            another ask under way; nothing was written.
+        """
+        deadline = self._clock() + (timeout if timeout is not None else float("inf"))
+        answers = self._exchange(recipients, smtputf8, fresh, deadline)
+        if self._must_encrypt(answers):
+            if (failure := self._start_tls(deadline)) is not None:
+                return Answers(None, answers.replies, self.session.ended, failure)
+            answers = self._exchange(recipients, smtputf8, fresh, deadline)
+        return answers
+
+    def _exchange(self, recipients: Sequence[str], smtputf8: bool, fresh: bool, deadline: float) -> Answers:
+        link = self._open_link()
+        if self.session.in_flight and not self.session.ended:
+            raise LocalProtocolError("another ask is under way on this session")
+        if smtputf8 and not link.capabilities.smtputf8:
+            raise LocalProtocolError("the server does not offer SMTPUTF8")
+        exchange = Exchange(
+            self.session,
+            self._identity.mail_from,
+            recipients,
+            policy=self.policy,
+            learned=self._learned,
+            pipelining=self.policy.pipelining and link.capabilities.pipelining,
+            smtputf8=smtputf8,
+            fresh=fresh,
+        )
+        if not (self.alive() and self.room):
+            return self._nothing(len(recipients))
+        while data := exchange.data_to_send():
+            link.write(data)
+            if not self._hear(exchange, link, deadline):
+                break
+        else:
+            self._learned.answered(exchange.heard)
+        return exchange.answers()
+
+    def _hear(self, exchange: Exchange, link: Link, deadline: float) -> bool:
+        """Read until every command is answered; false when the server fell silent."""
+        silent_since, heard = self._clock(), -1
+        while exchange.waiting:
+            now = self._clock()
+            if self.session.in_flight != heard:
+                silent_since, heard = now, self.session.in_flight
+            stall = exchange.heard > 0
+            patience = self.policy.stall_s if stall else self.policy.command_timeout_s
+            try:
+                exchange.receive(link.read(max(0.0, min(silent_since + patience, deadline) - now)))
+            except TimeoutError:
+                self._silence(exchange, stalled=stall and self._clock() < deadline)
+                return False
+        return True
+
+    def _silence(self, exchange: Exchange, *, stalled: bool) -> None:
+        if stalled:
+            self._learned.stalled(exchange.heard)
+            self._stalled = True
+            self.session.end(Ended.TIMEOUT, f"stalled with {self.session.in_flight} replies due")
+        else:
+            self.session.end(Ended.TIMEOUT, "no reply in time")
+
+    def _nothing(self, recipients: int) -> Answers:
+        session = self.session
+        return Answers(
+            None, (None,) * recipients, session.ended or Ended.CLOSED, session.detail or "the session is spent"
+        )
+
+    # STARTTLS where the server insists
+
+    def _must_encrypt(self, answers: Answers) -> bool:
+        """530 at MAIL (RFC 3207 section 4)."""
+        return (
+            answers.mail is not None
+            and answers.mail.code == 530
+            and answers.ended is None
+            and self.policy.starttls is not StartTLS.NEVER
+            and self.capabilities.starttls
+            and not self.capabilities.tls
+        )
+
+    def _start_tls(self, deadline: float) -> str | None:
+        """Encrypt the session; a sentence when that failed."""
+        self._learned.wants_tls.add(self.key)
+        try:
+            self._open_link().start_tls(min(self.policy.command_timeout_s, max(0.0, deadline - self._clock())))
+        except DialFailed as error:
+            timed_out = error.attempt.failure is DialFailure.TIMEOUT
+            self.session.end(Ended.TIMEOUT if timed_out else Ended.PROTOCOL, str(error))
+            return str(error)
+        self.session.secured()
+        return None
+
+    # What the pool needs
+
+    def move(self, after: Life, cause: str) -> None:
+        """Take the next state and tell of it."""
+        self.state = self._recorder.move(self.provider, self.host, self.state, after, cause)
+
+    def dialling(self, host: Host) -> None:
+        """The dial goes to ``host`` now; it may be the second one, or the same again."""
+        self.host, self.key = host, (host.address, host.port)
+        if self.state is not Life.DIALLING:
+            self.move(Life.DIALLING, "next host")
+
+    def greeted(self) -> None:
+        """The banner has come."""
+        self.move(Life.GREETING, "banner")
+
+    def opened(self, link: Link, on_loss: Callable[["SMTPConnection"], None]) -> None:
+        """The dial succeeded. ``on_loss`` is called when the session ends while nobody uses it."""
+        self._link = link
+
+        def on_activity() -> None:
+            if not self.alive():
+                on_loss(self)
+
+        link.watch(on_activity)
+        self.move(Life.READY, "ehlo")
+
+    def alive(self) -> bool:
+        """True unless the server has closed the session, or spoken, while nobody asked."""
+        if not self.session.in_flight and (data := self._open_link().unread()) is not None:
+            self.session.receive(data)
+        return self.session.ended is None
+
+    def ending(self) -> tuple[Life, str] | None:
+        """How this session ends now that nobody uses it, and why; None when it can be used again."""
+        if self._stalled:
+            return Life.DRAINING, "stalled"
+        if self.session.in_flight and not self.session.ended:
+            return Life.BROKEN, "cancelled"
+        if not self.alive():
+            return Life.BROKEN, str(self.session.ended)
+        cause = rules.may_reuse(
+            self.policy,
+            self.session.usage,
+            self._learned,
+            uses=self.uses,
+            age_s=self._clock() - self.born,
+            max_age_s=self.max_age_s,
+        )
+        return (Life.DRAINING, cause) if cause else None
+
+    def close(self, life: Life, cause: str) -> None:
+        """End the connection: QUIT, not waited for, when ``life`` is draining; without a word when it is broken."""
+        self.move(life, cause)
+        if self._link is not None:
+            self._link.close(_QUIT if life is Life.DRAINING and not self.session.ended else b"")
+        self.session.end(Ended.CLOSED, cause)
+        self.move(Life.CLOSED, cause)
+
+    def abort(self) -> None:
+        """The pool closes while the session is in use: whoever uses it learns that it has ended."""
+        self.session.end(Ended.CLOSED, "the pool was closed")
+        if self._link is not None:
+            self._link.cut()
+
+    def view(self) -> ConnectionView:
+        """For the snapshot."""
+        age = self._clock() - self.born
+        return ConnectionView(self.provider, self.host, self.state, age, self.uses, self.errors_left)
+
+    def _open_link(self) -> Link:
+        if self._link is None:
+            raise LocalProtocolError("asked of a connection that was never dialled")
+        return self._link

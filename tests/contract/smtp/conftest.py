@@ -1,0 +1,121 @@
+"""One suite over both pools: the synchronous one runs in threads, behind the asynchronous one's methods."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from tests.contract.smtp.smtp_scripts import MailServer, certificate
+
+from streams.smtp._async.pool import AsyncSMTPPool
+from streams.smtp._sync.pool import SMTPPool
+from streams.smtp.hosts import Host
+from streams.smtp.identity import Identity
+from streams.smtp.policy import PolicyBook, ProviderPolicy
+
+IDENTITY = Identity("probe.test", "postmaster@probe.test")
+Serve = Callable[..., Awaitable[MailServer]]
+
+
+class ThreadedConnection:
+    """:class:`SMTPConnection` with an ``ask`` that can be awaited."""
+
+    def __init__(self, connection: Any, run: Any) -> None:
+        self._connection, self._run = connection, run
+
+    def __repr__(self) -> str:
+        return repr(self._connection)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    async def ask(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._run(self._connection.ask, *args, **kwargs)
+
+
+class ThreadedPool:
+    """:class:`SMTPPool` with methods that can be awaited."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.pool = SMTPPool(**kwargs)
+        self._threads = ThreadPoolExecutor(40)
+
+    async def _run(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
+
+    @asynccontextmanager
+    async def lease(self, provider: str, hosts: Sequence[Host], *, timeout: float) -> AsyncIterator[ThreadedConnection]:
+        lease = self.pool.lease(provider, hosts, timeout=timeout)
+        connection = await self._run(lease.__enter__)
+        try:
+            yield ThreadedConnection(connection, self._run)
+        finally:
+            await self._run(lease.__exit__, None, None, None)
+
+    def snapshot(self) -> Any:
+        return self.pool.snapshot()
+
+    async def drain(self, timeout: float) -> bool:
+        return await self._run(self.pool.drain, timeout)
+
+    async def close(self) -> None:
+        await self._run(self.pool.close)
+
+    async def __aenter__(self) -> "ThreadedPool":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+        self._threads.shutdown(wait=False)
+
+
+@pytest.fixture(params=["async", "sync"])
+async def make_pool(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., Any]]:
+    """Call it with policy fields, ``total`` and ``on_event``; the pools are closed at the end."""
+    pools: list[Any] = []
+
+    def make(total: int = 1000, on_event: Any = None, **fields: Any) -> Any:
+        book = PolicyBook(ProviderPolicy(**{"connect_timeout_s": 5.0, "command_timeout_s": 5.0, **fields}))
+        kind = AsyncSMTPPool if request.param == "async" else ThreadedPool
+        pools.append(kind(identity=IDENTITY, policies=book, total=total, on_event=on_event, rng=lambda: 0.0))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        await pool.__aexit__(None, None, None)
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Starts a :class:`MailServer` with the given fields."""
+    servers: list[MailServer] = []
+
+    async def start(**fields: Any) -> MailServer:
+        server = MailServer(**fields)
+        await server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        await server.stop()
+
+
+@pytest.fixture(scope="session")
+def server_tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    return certificate(tmp_path_factory.mktemp("tls"))
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for what must come about; the deadline only ends a broken test."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture(name="until")
+def _until() -> Callable[..., Awaitable[None]]:
+    return until
