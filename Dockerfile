@@ -34,4 +34,4 @@ EXPOSE 9464
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"MAILVET_METRICS_PORT\"]}/health/live', timeout=4)"]
 ENTRYPOINT ["mailvet"]
-CMD ["worker"]
+CMD ["worker", "all"]

@@ -16,9 +16,9 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, TopicAlreadyExistsError, for_code
 
 from ops.cli.errors import UserError
-from schemas.topics import TOPICS, Topic
+from schemas.topics import Topic
+from streams.app import topics_of
 from streams.settings import Settings
-from streams.tables import changelog_topics
 
 CONNECT_S = 10.0
 """How long the first answer of a broker is waited for."""
@@ -83,7 +83,7 @@ def declared(settings: Settings, *, partitions: int | None = None) -> tuple[Topi
 
     One number for all keeps tables and the topics that they follow co-partitioned.
     """
-    topics = (*(topic.named(settings.namespace) for topic in TOPICS), *changelog_topics(settings))
+    topics = topics_of(settings)
     return topics if partitions is None else tuple(replace(topic, partitions=partitions) for topic in topics)
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
+from ops.cli.config import load_settings
 from ops.cli.errors import Unfinished
 from ops.cli.kafka import bootstrap_option, silence_client
 from ops.topics import BROKER_DEFAULT, Difference, Remedy, connected, declared
-from streams.settings import Settings
 
 
 @click.group("topics")
@@ -39,7 +39,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 def diff(bootstrap: str, partitions: int | None, replicas: int | None) -> None:
     """Show what differs; exit code 1 when something does."""
     silence_client()
-    topics = declared(Settings(), partitions=partitions)
+    topics = declared(load_settings(), partitions=partitions)
 
     async def ask() -> list[Difference]:
         async with connected(bootstrap) as cluster:
@@ -58,7 +58,7 @@ def diff(bootstrap: str, partitions: int | None, replicas: int | None) -> None:
 def apply(bootstrap: str, partitions: int | None, replicas: int | None) -> None:
     """Create what is missing and alter what can be altered without loss; exit code 1 when something is left."""
     silence_client()
-    topics = declared(Settings(), partitions=partitions)
+    topics = declared(load_settings(), partitions=partitions)
     factor = replicas or BROKER_DEFAULT
 
     async def change() -> tuple[list[Difference], list[Difference]]:

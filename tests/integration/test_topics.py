@@ -106,3 +106,10 @@ def test_a_broker_that_is_not_there_is_one_line() -> None:
     missing = CliRunner().invoke(command, ["diff", "--bootstrap", f"127.0.0.1:{free_port()}"])
     assert missing.exit_code == 2
     assert "no Kafka broker answers" in missing.output
+
+
+def test_a_namespace_that_no_topic_can_have_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAILVET_NAMESPACE", "a b")
+    refused = CliRunner().invoke(command, ["diff"])
+    assert refused.exit_code == 2
+    assert "setting namespace" in refused.output

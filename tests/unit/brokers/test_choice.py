@@ -2,6 +2,7 @@
 
 import pytest
 
+from ops.brokers import real
 from ops.brokers.base import Broker, BrokerError, BrokerMissing
 from ops.brokers.real import Given, start
 
@@ -75,3 +76,13 @@ def test_a_given_broker_is_not_ours_to_crash() -> None:
     for forbidden in (given.kill, given.restart):
         with pytest.raises(BrokerError, match="not ours"):
             forbidden()
+
+
+def test_the_block_stops_what_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[str] = []
+    fake = Fake("jars")
+    monkeypatch.setattr(fake, "stop", lambda: stopped.append("stop"))
+    monkeypatch.setattr(real, "start", lambda *_, **__: fake)
+    with pytest.raises(RuntimeError, match="a test failed"), real.broker({}):
+        raise RuntimeError("a test failed")
+    assert stopped == ["stop"]
