@@ -26,6 +26,7 @@ from streams.metrics import Metrics
 from streams.settings import Settings
 from streams.subscription import Subscription
 from streams.tables import DurableTable, TableDeclaration, app_id
+from streams.wire import read_any_header
 
 STREAM_BUFFER = 16_384
 """Records that wait in memory for an agent; with Faust's 4,096 the consumer slept (4,200 against 6,000 a second)."""
@@ -90,6 +91,7 @@ def engine(role: str, settings: Settings) -> Engine:
     """
     if getattr(faust.streams, "_CStreamIterator", None) is None:
         raise StartupError("Faust's compiled extension is missing or NO_CYTHON is set: install faust-streaming's wheel")
+    read_any_header()
     app = Engine(
         app_id(role, settings.namespace),
         broker=faust_broker(settings),
