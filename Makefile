@@ -23,9 +23,10 @@ test: setup lint types layers ## Everything: lint, types, layers, all tests on a
 	$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage json -q -o .coverage.json && \
 	$(BIN)/python -m ops.coverage_gate .coverage.json && exit $$status
 
-lint: setup ## ruff, hadolint
+lint: setup ## ruff, hadolint, and whether the synchronous pool is made of the asynchronous one
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m ops.unasync --check
 	@$(BIN)/hadolint Dockerfile
 
 types: setup ## mypy, strict
@@ -37,6 +38,7 @@ layers: setup ## Imports go one way
 format: setup ## Put the code into shape
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+	@$(BIN)/python -m ops.unasync
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header $(if $(UPGRADE),--upgrade)

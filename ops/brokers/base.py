@@ -9,6 +9,8 @@ from typing import Protocol
 # Below Linux's ephemeral range (32768 and up): after a kill no client's own port can sit on the broker's.
 PORTS = range(12_000, 32_000)
 
+KEPT_LOGS = 40
+
 
 class BrokerError(RuntimeError):
     """A broker did not do what was asked; the sentence says why, and where its log lies."""
@@ -76,3 +78,20 @@ def cache_dir() -> Path:
         directory = Path.home() / ".cache" / "mailvet"
     directory.mkdir(parents=True, exist_ok=True)
     return directory
+
+
+def log_file(name: str) -> Path:
+    """Where a broker writes what it says: kept after it ended, until `KEPT_LOGS` newer ones are there."""
+    folder = cache_dir() / "logs"
+    folder.mkdir(exist_ok=True)
+    by_age = sorted(folder.glob("*.log"), key=_modified, reverse=True)
+    for old in by_age[KEPT_LOGS - 1 :]:
+        old.unlink(missing_ok=True)
+    return folder / f"{name}.log"
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another run has just removed it
+        return 0.0

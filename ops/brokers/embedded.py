@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib import metadata, util
 from pathlib import Path
 
-from ops.brokers.base import BrokerMissing, cache_dir, free_port
+from ops.brokers.base import BrokerMissing, free_port, log_file
 from ops.brokers.daemon import Daemon
 from ops.brokers.wire import serves
 
@@ -45,7 +45,7 @@ class Embedded:
         url = f"tcp://{self.bootstrap}"
         command = [str(_binary()), "--listener-url", url, "--advertised-listener-url", url]
         command += ["--storage-engine", "memory://tansu/"]
-        log = cache_dir() / "logs" / f"embedded-{port}.log"
+        log = log_file(f"embedded-{port}")
         self._daemon = Daemon(command, log=log, ready=lambda: serves(port), start_timeout=20)
         self._daemon.start()
 

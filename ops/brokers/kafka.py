@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from ops.brokers.base import BrokerError, cache_dir, free_port
+from ops.brokers.base import BrokerError, free_port, log_file
 from ops.brokers.daemon import Daemon
 from ops.brokers.jars import KAFKA_VERSION, kafka_jars
 from ops.brokers.wire import serves
@@ -78,7 +78,7 @@ class JarKafka:
         logging.write_text(_LOGGING)
         java = shutil.which("java") or "java"
         self._java = [java, *_JVM, f"-Dlog4j2.configurationFile={logging}", "-cp", f"{jars}/*"]
-        log = cache_dir() / "logs" / f"kafka-{port}.log"
+        log = log_file(f"kafka-{port}")
         self._daemon = Daemon([*self._java, "kafka.Kafka", str(config)], log=log, ready=lambda: serves(port))
         try:
             self._format(config)

@@ -1,5 +1,6 @@
 """Ports and folders."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -35,3 +36,20 @@ def test_an_installed_package_uses_the_users_cache(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(base, "__file__", str(tmp_path / "site-packages" / "ops" / "brokers" / "base.py"))
     assert base.cache_dir() == tmp_path / ".cache" / "mailvet"
+
+
+def test_only_the_newest_logs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAILVET_CACHE", str(tmp_path))
+    for age in range(base.KEPT_LOGS + 5):
+        log = base.log_file(f"broker-{age}")
+        log.touch()
+        os.utime(log, (1_000_000 - age, 1_000_000 - age))
+    fresh = base.log_file("fresh")
+    fresh.touch()
+    kept = {log.name for log in fresh.parent.iterdir()}
+    assert len(kept) == base.KEPT_LOGS
+    assert {"fresh.log", "broker-0.log"} <= kept
+
+
+def test_a_log_that_another_run_removes_meanwhile_is_no_error(tmp_path: Path) -> None:
+    assert base._modified(tmp_path / "gone.log") == 0.0
