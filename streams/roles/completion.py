@@ -66,9 +66,7 @@ class Completion:
         attempt = decode(Attempt, record.value)
         name = f"{record.partition}-{record.offset}"
         row = _row(attempt.ticket)
-        progress = self._load(row)
-        if name not in progress.by:
-            progress = self._decide(row, progress, name, record, attempt)
+        progress = self._decide(row, self._load(row), name, record, attempt)
         mine = places(attempt, progress.by.get(name, ()), final=True)
         outputs = [published(result_of(attempt.ticket, each.position, each.entry)) for each in mine]
         if progress.finished_by == name and progress.finished_at is not None:
