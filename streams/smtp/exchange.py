@@ -1,5 +1,6 @@
 """One question to a server, planned and answered without I/O: which commands, in which writes, and what came back."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,19 @@ def too_many(reply: Reply) -> bool:
     if reply.enhanced is not None:
         return reply.enhanced in _TOO_MANY
     return reply.code in (452, 552) and "too many recipients" in reply.text.lower()
+
+
+_SEVERAL_DOMAINS = re.compile(
+    r"\b(multiple|several|different|many|one|single|other)\b.*\bdomains?\b.*\btransaction", re.I
+)
+
+
+def several_domains(reply: Reply) -> bool:
+    """True where the server takes one domain a transaction: no word about the recipient either.
+
+    Google says it with 451 4.3.0 ("multiple destination domains per transaction").
+    """
+    return not reply.positive and bool(_SEVERAL_DOMAINS.search(reply.text))
 
 
 class Exchange:
@@ -150,7 +164,9 @@ class Exchange:
         if self._fitted is None and step.ordinal and too_many(reply):
             self._fitted = step.ordinal
             self._learned.too_many(step.ordinal)
-        if self._fitted is None or not too_many(reply):
+        if step.ordinal and several_domains(reply):
+            self._learned.one_domain = True
+        elif self._fitted is None or not too_many(reply):
             self._replies[step.index] = reply
 
 

@@ -123,6 +123,9 @@ class Learned:
     rcpt_per_transaction: int | None = None
     """Recipients that fitted into a transaction before 452 4.5.3."""
 
+    one_domain: bool = False
+    """A transaction with a second domain was told "later" for that."""
+
     batch: int | None = None
     """Recipients of one write since the last stall; doubles with every write that is answered without one."""
 
@@ -221,5 +224,5 @@ def starts_new_transaction(
     """True when a recipient at ``domain`` does not fit into a transaction that has ``recipients`` and ``domains``."""
     if recipients >= transaction_limit(policy, learned):
         return True
-    limit = policy.domains_per_transaction
-    return bool(limit) and domain not in domains and len(domains) >= limit
+    limit = 1 if learned.one_domain else policy.domains_per_transaction
+    return bool(limit) and len(domains | {domain}) > limit

@@ -1,0 +1,217 @@
+"""A whole installation for tests: the broker given, a world, and a process for each role that can be killed."""
+
+import asyncio
+import contextlib
+import os
+import random
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from ops.brokers.base import Broker, free_port
+from ops.brokers.daemon import Daemon
+from ops.topics import create_all
+from ops.world import Sample, World
+from schemas.request import Request, request_uid
+from schemas.topics import REQUESTS, RESULTS, physical_name
+from streams.access.credentials import HEADER, mint
+from streams.app import ROLES
+from streams.settings import Settings
+from tests.chaos.checker import Place
+
+TENANT = "chaos"
+PARTITIONS = 4
+QUICK = {
+    "HELO": "probe.mailvet.test",
+    "MAIL_FROM": "probe@mailvet.test",
+    "RETRY_DELAYS_S": "2,4,8",
+    "DNS_TIMEOUT_S": "1.5",
+    "CONNECT_TIMEOUT_S": "2",
+    "COMMAND_TIMEOUT_S": "3",
+    "DIALOGUE_DEADLINE_S": "15",
+    "SESSION_TIMEOUT_S": "6",
+    "HEARTBEAT_S": "1",
+    "COMMIT_INTERVAL_S": "0.5",
+    "DEV_RATE_PER_S": "100000",
+    "DEV_RATE_BURST": "100000",
+    "DEV_DAILY_QUOTA": "100000000",
+    "DEV_IN_FLIGHT": "100000000",
+    "DRAIN_S": "5",
+}
+"""Patience in the world's seconds; limits that never speak."""
+
+
+@dataclass
+class Rig:
+    """An installation in a namespace of its own."""
+
+    broker: Broker
+    world: World
+    logs: Path
+    namespace: str = field(default_factory=lambda: f"c{uuid.uuid4().hex[:8]}")
+    key: str = field(default_factory=lambda: mint(TENANT, "k1", os.urandom(20)), repr=False)
+    options: dict[str, str] = field(default_factory=dict)
+    workers: dict[str, Daemon] = field(default_factory=dict)
+    expected: dict[Place, str] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+    timeline: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    def topic(self, name: str) -> str:
+        """Its name on the broker."""
+        return physical_name(name, self.namespace)
+
+    def note(self, what: str) -> None:
+        """Add to the timeline."""
+        self.timeline.append(f"{time.monotonic() - self.began:7.2f} s  {what}")
+
+    # -- workers --------------------------------------------------------------------------------------------------
+
+    def worker(self, name: str, *arguments: str) -> Daemon:
+        """A worker process of that name, not started."""
+        port = self.ports[name] = free_port()
+        settings = {
+            **QUICK,
+            "NAMESPACE": self.namespace,
+            "DEV_KEY": self.key,
+            "RESOLVERS": self.world.resolver,
+            "SMTP_PORT": str(self.world.smtp_port),
+            "ALLOWED_NETWORKS": self.world.network,
+            "METRICS_PORT": str(port),
+            **self.options,
+        }
+        environment = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.broker.bootstrap}
+        return Daemon(
+            [sys.executable, "-m", "ops.cli.main", "worker", *arguments],
+            log=self.logs / f"{self.namespace}-{name}.log",
+            ready=lambda: _ready(port),
+            start_timeout=60.0,
+            name=f"worker {name}",
+            environment=environment | {f"MAILVET_{name}": value for name, value in settings.items()},
+        )
+
+    async def start(self, *roles: str) -> None:
+        """Start a process for each role, side by side; ``all`` is every role in one."""
+        for role in roles:
+            self.workers[role] = self.worker(role, *(("all",) if role == "all" else ("--role", role)))
+        await asyncio.gather(*(asyncio.to_thread(self.workers[role].start) for role in roles))
+        self.note(f"ready: {', '.join(roles)}")
+
+    async def crash(self, role: str, *, down_s: float = 0.0) -> None:
+        """SIGKILL, and start again ``down_s`` seconds later."""
+        await asyncio.to_thread(self.workers[role].kill)
+        self.note(f"SIGKILL {role}")
+        await asyncio.sleep(down_s)
+        await asyncio.to_thread(self.workers[role].start)
+        self.note(f"ready: {role}")
+
+    async def crash_broker(self) -> None:
+        """SIGKILL the broker and start it again."""
+        self.note("SIGKILL broker")
+        await asyncio.to_thread(self.broker.kill)
+        await asyncio.to_thread(self.broker.restart)
+        self.note("broker is back")
+
+    def close(self) -> None:
+        """Kill every worker."""
+        for worker in self.workers.values():
+            worker.kill()
+
+    # -- requests and results -------------------------------------------------------------------------------------
+
+    async def send(self, samples: Sequence[Sample], *, size: int = 100, pace_s: float = 0.0, **fields: object) -> None:
+        """Ask for all samples in requests of ``size``; their right verdicts are expected from now on."""
+        async with AIOKafkaProducer(bootstrap_servers=self.broker.bootstrap, linger_ms=5) as producer:
+            for first in range(0, len(samples), size):
+                piece = samples[first : first + size]
+                request = Request(request_id=uuid.uuid4().hex, addresses=tuple(s.address for s in piece), **fields)
+                uid = request_uid(TENANT, request.request_id)
+                self.expected |= {(uid, index): sample.reason for index, sample in enumerate(piece)}
+                await producer.send(
+                    self.topic(REQUESTS.name),
+                    request.model_dump_json(exclude_none=True).encode(),
+                    headers=[(HEADER, self.key.encode())],
+                )
+                await asyncio.sleep(pace_s)
+            await producer.flush()
+
+    async def results(self, *, within: float, quiet_s: float = 2.0) -> list[bytes]:
+        """Every record of the results topic, once all that is expected is there and nothing new came for a while.
+
+        Returns what there is when ``within`` seconds are over.
+        """
+        found: list[bytes] = []
+        places: set[Place] = set()
+        summed: set[str] = set()
+        requests = {uid for uid, _ in self.expected}
+        deadline = time.monotonic() + within
+        async with self.reader(RESULTS.name) as consumer:
+            last = time.monotonic()
+            while (now := time.monotonic()) < deadline:
+                for batch in (await consumer.getmany(timeout_ms=200)).values():
+                    last = now
+                    for record in batch:
+                        found.append(record.value)
+                        _see(record.value, places, summed)
+                if now - last > quiet_s and len(places) >= len(self.expected) and summed >= requests:
+                    break
+        return found
+
+    @contextlib.asynccontextmanager
+    async def reader(self, name: str) -> AsyncIterator[AIOKafkaConsumer]:
+        """A consumer of a whole topic from its beginning."""
+        async with AIOKafkaConsumer(
+            bootstrap_servers=self.broker.bootstrap,
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=20 * 1024 * 1024,
+        ) as consumer:
+            consumer.assign([TopicPartition(self.topic(name), each) for each in range(PARTITIONS)])
+            await consumer.seek_to_beginning()
+            yield consumer
+
+
+def _see(value: bytes, places: set[Place], summed: set[str]) -> None:
+    import orjson
+
+    record = orjson.loads(value)
+    if record["kind"] == "summary":
+        summed.add(record["request_uid"])
+    elif record["kind"] == "result":
+        places.add((record["request_uid"], record["index"]))
+
+
+def _ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=2) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+@contextlib.asynccontextmanager
+async def rig(broker: Broker, world: World, logs: Path, **options: str) -> AsyncIterator[Rig]:
+    """An installation on ``broker`` with its topics; its workers end with the block. ``options`` are settings."""
+    made = Rig(broker, world, logs, options=options)
+    await create_all(broker.bootstrap, Settings(namespace=made.namespace), partitions=PARTITIONS)
+    try:
+        yield made
+    finally:
+        await asyncio.to_thread(made.close)
+
+
+def shuffled(samples: Iterable[Sample], seed: int) -> list[Sample]:
+    """The same samples in another order, the same one for a seed."""
+    mixed = list(samples)
+    random.Random(seed).shuffle(mixed)
+    return mixed
+
+
+def every_role() -> Iterator[str]:
+    """The five roles."""
+    return iter(ROLES)
