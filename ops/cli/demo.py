@@ -182,8 +182,8 @@ async def _place(bootstrap: str | None) -> AsyncIterator[Place]:
             _say(f"broker: {broker.name} at {broker.bootstrap}")
         place_bootstrap = bootstrap or broker.bootstrap
         settings = Settings(namespace=namespace)
-        await create_all(place_bootstrap, settings, partitions=PARTITIONS)
         try:
+            await create_all(place_bootstrap, settings, partitions=PARTITIONS)
             async with World() as world:
                 _say(f"world: DNS at {world.resolver}, SMTP on port {world.smtp_port} of {world.network}")
                 key = mint(TENANT, "k1", secrets.token_bytes(20))
