@@ -118,7 +118,9 @@ class _Parts:
             self._bindings.append((self._engine(f"probe-{lane}"), "probe", (subscription,)))
 
     def _retry(self, producer: Producer) -> None:
-        self.services.append(RetryService(self.settings, producer, self.metrics, now_ms))
+        retry = RetryService(self.settings, producer, self.metrics, now_ms)
+        self.services.append(retry)
+        self.metrics.ready.labels("retry").set_function(lambda: float(retry.started))
 
     def _completion(self, _: Producer) -> None:
         app = self._engine("completion")

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 import click
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from ops.cli.config import load_settings
 from ops.cli.errors import Unfinished, UserError
@@ -42,6 +42,7 @@ def command(what: str | None, role: str | None, bootstrap: str, metrics_port: in
 
 
 async def _run(roles: tuple[str, ...], name: str, settings: Settings) -> None:
+    disable_created_metrics()
     metrics = Metrics(CollectorRegistry())
     with stop_on_signals() as stop:
         await check_broker(settings, topics_of(settings))

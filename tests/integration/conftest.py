@@ -63,12 +63,15 @@ class Installation:
 
     async def create(self, *topics: Topic) -> None:
         """Create the topics as they are declared."""
+        await self.create_named([topic.named(self.namespace) for topic in topics])
+
+    async def create_named(self, topics: Iterable[Topic]) -> None:
+        """Create topics under the names that they carry."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.broker.bootstrap)
         await admin.start()
         try:
-            named = [topic.named(self.namespace) for topic in topics]
             await admin.create_topics(
-                [NewTopic(topic.name, topic.partitions, 1, topic_configs=topic.config) for topic in named]
+                [NewTopic(topic.name, topic.partitions, 1, topic_configs=topic.config) for topic in topics]
             )
         finally:
             await admin.close()

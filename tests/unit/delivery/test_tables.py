@@ -7,6 +7,7 @@ from typing import Any
 
 import faust.streams
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.partitioner import DefaultPartitioner
 
 from schemas.topics import ADMISSIONS
@@ -118,3 +119,11 @@ async def test_faust_never_makes_a_topic_and_serves_no_web(app: Engine) -> None:
     conf = app.conf
     assert (conf.topic_allow_declare, conf.topic_disable_leader, conf.web_enabled) == (False, True, False)
     assert (conf.stream_wait_empty, conf.table_standby_replicas, conf.id) == (True, 0, "t1.mailvet-gate")
+
+
+async def test_the_wait_of_a_fetch_reaches_the_consumer() -> None:
+    app = engine("gate", Settings(fetch_wait_ms=25))
+    thread = app._new_consumer()._new_consumer_thread()  # type: ignore[attr-defined]
+    assert thread._create_worker_consumer(app.transport)._fetch_max_wait_ms == 25
+    # The attribute is aiokafka's own, not one that the override invents.
+    assert AIOKafkaConsumer(fetch_max_wait_ms=123)._fetch_max_wait_ms == 123
