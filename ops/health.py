@@ -22,15 +22,7 @@ async def serve(
     Raises:
         UserError: the port is taken, or the host isn't this machine's.
     """
-    app = web.Application()
-    app.add_routes(
-        [
-            web.get("/metrics", lambda _: _metrics(registry)),
-            web.get("/health/live", lambda _: _state(live(), "live", "dead")),
-            web.get("/health/ready", lambda _: _state(ready(), "ready", "not ready")),
-        ]
-    )
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    runner = web.AppRunner(_application(registry, live, ready), access_log=None, handle_signals=False)
     await runner.setup()
     try:
         try:
@@ -44,9 +36,20 @@ async def serve(
         await runner.cleanup()
 
 
-async def _metrics(registry: CollectorRegistry) -> web.Response:
-    return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+def _application(registry: CollectorRegistry, live: Callable[[], bool], ready: Callable[[], bool]) -> web.Application:
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def is_live(_: web.Request) -> web.Response:
+        return _state(live(), "live", "dead")
+
+    async def is_ready(_: web.Request) -> web.Response:
+        return _state(ready(), "ready", "not ready")
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics), web.get("/health/live", is_live), web.get("/health/ready", is_ready)])
+    return app
 
 
-async def _state(good: bool, yes: str, no: str) -> web.Response:
+def _state(good: bool, yes: str, no: str) -> web.Response:
     return web.Response(text=f"{yes if good else no}\n", status=200 if good else 503)
