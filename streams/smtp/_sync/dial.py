@@ -143,13 +143,19 @@ class _Opening:
             code, text = self.client.docmd("STARTTLS")
             self._expect(220, code, text)
             self._settle("the server said more than it was asked for")
-            self.client.sock = unverified_context().wrap_socket(
-                self.socket, server_hostname=name if _HOST_NAME.fullmatch(name) else self.host.address
+            tls = unverified_context().wrap_socket(
+                self.socket,
+                server_hostname=name if _HOST_NAME.fullmatch(name) else self.host.address,
+                do_handshake_on_connect=False,  # the watchdog must know the socket before
             )
+            self.client.sock = tls
+            tls.do_handshake()
         except DialFailed:
             raise
         except (smtplib.SMTPException, OSError, ValueError) as error:
-            raise self.failed(DialFailure.TLS, _sentence(error)) from error
+            raise self.failed(
+                DialFailure.TIMEOUT if _timed_out(error) else DialFailure.TLS, _sentence(error)
+            ) from error
         self.hello()
 
     def capabilities(self) -> Capabilities:
@@ -203,7 +209,7 @@ class _Opening:
     def _lost(self, error: Exception) -> DialFailed:
         if isinstance(error, (RemoteProtocolError, smtplib.SMTPResponseException)):
             return self.failed(DialFailure.PROTOCOL, _sentence(error))
-        if isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError):
+        if _timed_out(error):
             return self.failed(DialFailure.TIMEOUT, _sentence(error))
         failure = DialFailure.CONNECT if self.stage is Stage.CONNECT else DialFailure.CLOSED
         return self.failed(failure, _sentence(error))
@@ -224,6 +230,11 @@ class DialledLink(SocketLink):
             self._opening.secure()
         self._socket = self._opening.socket
         self.capabilities = self._opening.capabilities()
+
+
+def _timed_out(error: BaseException) -> bool:
+    """smtplib raises "connection unexpectedly closed" when a read timed out."""
+    return isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError)
 
 
 def _sentence(error: BaseException) -> str:

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.contract.smtp.smtp_scripts import MailServer, certificate
 
 from streams.smtp._async.pool import AsyncSMTPPool
 from streams.smtp._sync.pool import SMTPPool
 from streams.smtp.hosts import Host
 from streams.smtp.identity import Identity
 from streams.smtp.policy import PolicyBook, ProviderPolicy
+from tests.contract.smtp.smtp_scripts import MailServer, certificate
 
 IDENTITY = Identity("probe.test", "postmaster@probe.test")
 Serve = Callable[..., Awaitable[MailServer]]
@@ -47,7 +47,13 @@ class ThreadedPool:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
 
     @asynccontextmanager
-    async def lease(self, provider: str, hosts: Sequence[Host], *, timeout: float) -> AsyncIterator[ThreadedConnection]:
+    async def lease(
+        self,
+        provider: str,
+        hosts: Sequence[Host],
+        *,
+        timeout: float,  # noqa: ASYNC109
+    ) -> AsyncIterator[ThreadedConnection]:
         lease = self.pool.lease(provider, hosts, timeout=timeout)
         connection = await self._run(lease.__enter__)
         try:
@@ -58,7 +64,7 @@ class ThreadedPool:
     def snapshot(self) -> Any:
         return self.pool.snapshot()
 
-    async def drain(self, timeout: float) -> bool:
+    async def drain(self, timeout: float) -> bool:  # noqa: ASYNC109
         return await self._run(self.pool.drain, timeout)
 
     async def close(self) -> None:
@@ -112,7 +118,7 @@ def server_tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait for what must come about; the deadline only ends a broken test."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from streams.smtp.hosts import Host
 
 EHLO = b"250-mx.test\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 SMTPUTF8\r\n"
-Respond = Callable[[str], bytes | None | Awaitable[bytes | None]]
+Respond = Callable[[str], bytes | Awaitable[bytes | None] | None]
 """A command to the bytes that answer it; None: the server's default; empty: silence; b"!" at the end: then close."""
 
 

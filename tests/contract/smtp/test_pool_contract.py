@@ -238,7 +238,7 @@ async def test_an_idle_session_that_the_server_ends_is_not_given_out_again(make_
     await ask(pool, server, ["a@x.test"])
     server.writers[0].write(b"421 4.4.2 too long idle\r\n")
     server.writers[0].close()
-    await until(lambda: server.writers[0].transport.is_closing())
+    await until(server.writers[0].transport.is_closing)
     await asyncio.sleep(0.02)
     assert codes(await ask(pool, server, ["b@x.test"])) == [250]
     assert server.connections == 2
@@ -264,7 +264,7 @@ async def test_an_idle_session_that_the_server_ends_is_not_given_out_again(make_
         ({"ehlo": b"250 mx.test\r\n25"}, Stage.EHLO, None, DialFailure.PROTOCOL),
     ],
 )
-async def test_each_way_a_dial_can_fail(make_pool, serve, fields, stage, code, failure):
+async def test_each_way_a_dial_can_fail(make_pool, serve, fields, stage, code, failure):  # noqa: PLR0917
     server = await serve(**fields)
     pool = make_pool(connect_timeout_s=0.2)
     with pytest.raises(ConnectFailed) as failed:
@@ -375,7 +375,7 @@ async def test_a_handshake_that_fails_where_the_server_insists(make_pool, serve)
     server.respond = lambda c: b"220 go\r\nnot TLS\r\n!" if c == "STARTTLS" else INSISTS if c[:4] == "MAIL" else None
     pool = make_pool()
     answers = await ask(pool, server, ["a@x.test"])
-    assert (answers.mail.code, codes(answers), answers.ended) == (530, [None], Ended.PROTOCOL)
+    assert (answers.mail, codes(answers), answers.ended) == (None, [None], Ended.PROTOCOL)
     with pytest.raises(ConnectFailed) as failed:
         await ask(pool, server, ["a@x.test"])
     assert failed.value.attempts[0].stage is Stage.STARTTLS
@@ -389,26 +389,25 @@ async def test_a_handshake_that_hangs_ends(make_pool, serve, at):
     wish = StartTLS.OFFERED if at == "dial" else StartTLS.INSISTED
     pool = make_pool(starttls=wish, connect_timeout_s=0.1, command_timeout_s=0.1)
     answers = await ask(pool, server, ["a@x.test"])
-    assert answers.mail.code == 530
+    assert (answers.mail, answers.ended) == (None, Ended.TIMEOUT)
 
 
 async def test_tls_in_mid_session_is_bounded_by_the_deadline(make_pool, serve):
     server = await serve(ehlo=TLS_EHLO)
     server.respond = lambda c: INSISTS if c[:4] == "MAIL" else None
     answers = await ask(make_pool(), server, ["a@x.test"], timeout=0.1)
-    assert (answers.mail.code, answers.ended) == (530, Ended.PROTOCOL)
+    assert (answers.mail, answers.ended) == (None, Ended.TIMEOUT)
 
 
 # Limits and waiting
 
 
-async def test_a_caller_waits_for_a_session_and_gets_it(make_pool, serve):
+async def test_a_caller_waits_for_a_session_and_gets_it(make_pool, serve, until):
     server = await serve()
     pool = make_pool(sessions=1)
     async with pool.lease("p", [server.host], timeout=10):
         waiter = asyncio.create_task(ask(pool, server, ["b@x.test"]))
-        while not pool.snapshot().waiters:
-            await asyncio.sleep(0.001)
+        await until(lambda: pool.snapshot().waiters == 1)
     assert codes(await waiter) == [250]
     assert server.connections == 1
 

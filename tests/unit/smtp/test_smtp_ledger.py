@@ -1,0 +1,217 @@
+"""The books: who gets what, decided without I/O."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from streams.smtp import ledger as module
+from streams.smtp.hosts import Host
+from streams.smtp.ledger import Claim, Ledger
+from streams.smtp.lifecycle import Life
+from streams.smtp.policy import PolicyBook, ProviderPolicy
+
+HOST, OTHER = Host("a", "192.0.2.1"), Host("b", "192.0.2.2")
+
+
+@dataclass(eq=False)
+class Connection:
+    provider: str
+    key: tuple[str, int]
+    policy: ProviderPolicy
+    idle_since: float = 0.0
+    end: tuple[Life, str] | None = None
+
+    def ending(self):
+        return self.end
+
+
+class Books(Ledger[Connection]):
+    """With words for tests."""
+
+    def want(self, provider: str, *hosts: Host) -> Claim[Connection]:
+        claim: Claim[Connection] = Claim(self.account(provider), hosts or (HOST,), lambda: None)
+        self.claim(claim)
+        return claim
+
+    def dialled(self, claim: Claim[Connection], host: Host = HOST) -> Connection:
+        assert claim.granted
+        assert claim.connection is None
+        return Connection(claim.account.name, (host.address, host.port), claim.account.policy)
+
+    def opened(self, provider: str, host: Host = HOST) -> Connection:
+        return self.dialled(self.want(provider, host), host)
+
+
+def books(total: int = 10, sessions: int = 2) -> Books:
+    return Books(PolicyBook(ProviderPolicy(sessions=sessions)), total)
+
+
+def test_leave_to_dial_up_to_the_limit_then_wait_in_line():
+    ledger = books()
+    first = ledger.opened("p")
+    ledger.opened("p")
+    waiting = [ledger.want("p") for _ in range(3)]
+    assert not any(claim.granted for claim in waiting)
+    ledger.give_back(first)
+    assert [claim.connection for claim in waiting] == [first, None, None]
+    assert [claim.granted for claim in waiting] == [True, False, False]
+    ledger.gone("p")
+    assert [claim.granted for claim in waiting] == [True, True, False]
+    assert ledger.waiters() == 1
+
+
+def test_nobody_overtakes():
+    ledger = books(sessions=1)
+    one = ledger.opened("p", HOST)
+    elsewhere = ledger.want("p", OTHER)
+    late = ledger.want("p", HOST)
+    ledger.give_back(one)
+    # the first in line can't use it: it makes room for a session that can
+    assert ledger.closing == [(one, Life.DRAINING, "evicted")]
+    assert elsewhere.granted
+    assert not late.granted
+
+
+def test_the_session_used_last_is_taken_first_and_hosts_in_order():
+    ledger = books(sessions=3)
+    old, new, other = ledger.opened("p"), ledger.opened("p"), ledger.opened("p", OTHER)
+    for each in (old, new, other):
+        ledger.give_back(each)
+    assert ledger.want("p", HOST).connection is new
+    assert ledger.want("p", OTHER, HOST).connection is other
+    assert ledger.want("p", OTHER, HOST).connection is old
+
+
+def test_what_can_not_be_reused_is_struck_off():
+    ledger = books()
+    one = ledger.opened("p")
+    ledger.give_back(one)
+    one.end = (Life.BROKEN, "closed")
+    claim = ledger.want("p")
+    assert claim.connection is None
+    assert claim.granted
+    assert ledger.closing == [(one, Life.BROKEN, "closed")]
+    assert (ledger.open, claim.account.open) == (1, 1)
+
+
+def test_the_global_limit_takes_the_one_idle_longest():
+    ledger = books(total=2)
+    old, new = ledger.opened("p"), ledger.opened("q")
+    ledger.give_back(old)
+    ledger.give_back(new)
+    assert ledger.want("r").granted
+    assert ledger.closing == [(old, Life.DRAINING, "evicted")]
+    assert "p" not in ledger.accounts
+
+
+def test_own_idle_sessions_make_room_under_the_global_limit_too():
+    ledger = books(total=1)
+    one = ledger.opened("p", HOST)
+    ledger.give_back(one)
+    assert ledger.want("p", OTHER).granted
+    assert ledger.closing == [(one, Life.DRAINING, "evicted")]
+    assert ledger.accounts["p"].open == 1
+
+
+def test_places_go_round_the_providers_that_wait():
+    ledger = books(total=1)
+    ledger.opened("p")
+    a1, a2, b1 = ledger.want("a"), ledger.want("a"), ledger.want("b")
+    order = []
+    for provider in ("p", "a", "b"):
+        ledger.gone(provider)
+        order.append([claim.granted for claim in (a1, b1, a2)])
+    assert order == [[True, False, False], [True, True, False], [True, True, True]]
+
+
+def test_an_idle_session_is_given_up_for_those_who_wait_for_a_place():
+    ledger = books(total=1)
+    one = ledger.opened("p")
+    waiting = ledger.want("q")
+    ledger.give_back(one)
+    assert waiting.granted
+    assert ledger.closing == [(one, Life.DRAINING, "evicted")]
+
+
+def test_who_gives_up_swallows_nothing():
+    ledger = books(sessions=1)
+    one = ledger.opened("p")
+    first, second, third = ledger.want("p"), ledger.want("p"), ledger.want("p")
+    ledger.withdraw(first)
+    ledger.give_back(one)
+    assert second.connection is one
+    ledger.withdraw(second)
+    assert third.connection is one
+    ledger.withdraw(third)
+    assert list(ledger.idle) == [one]
+    claim = ledger.want("p", OTHER)
+    ledger.withdraw(claim)
+    assert (ledger.open, ledger.accounts) == (0, {})
+
+
+def test_a_starved_provider_whose_caller_gave_up_holds_nobody_up():
+    ledger = books(total=1)
+    ledger.opened("p")
+    gone, waiting = ledger.want("a"), ledger.want("b")
+    ledger.withdraw(gone)
+    assert "a" not in ledger.accounts
+    ledger.gone("p")
+    assert waiting.granted
+
+
+def test_a_starved_provider_at_its_own_limit_waits_for_itself():
+    ledger = books(total=2, sessions=1)
+    ledger.opened("p")
+    ledger.opened("a")
+    starved = ledger.want("b")
+    own = ledger.want("a")
+    ledger.gone("p")
+    assert starved.granted
+    assert not own.granted
+    ledger.gone("a")
+    assert own.granted
+
+
+def test_sweep_retires_what_rested_too_long():
+    ledger = books()
+    one, two = ledger.opened("p"), ledger.opened("p")
+    two.idle_since = 5.0
+    ledger.give_back(one)
+    ledger.give_back(two)
+    assert ledger.sweep(20.0) == pytest.approx(5.0)
+    assert ledger.closing == [(one, Life.DRAINING, "idle expiry")]
+    assert ledger.sweep(25.0) is None
+    assert ledger.accounts == {}
+
+
+def test_a_sweep_may_take_what_it_was_about_to_retire():
+    ledger = books(total=2, sessions=1)
+    one = ledger.opened("p")
+    two = ledger.opened("q")
+    starving = [ledger.want("p", OTHER)]
+    ledger.give_back(two)
+    ledger.give_back(one)
+    assert starving[0].granted
+    assert ledger.sweep(100.0) is None
+    assert ledger.open == 1
+
+
+def test_only_idle_ones_can_be_lost():
+    ledger = books()
+    one = ledger.opened("p")
+    ledger.lost(one, Life.BROKEN, "closed")
+    assert ledger.closing == []
+    ledger.give_back(one)
+    ledger.lost(one, Life.BROKEN, "closed")
+    assert ledger.closing == [(one, Life.BROKEN, "closed")]
+
+
+def test_lessons_outlive_the_account_within_bounds(monkeypatch):
+    monkeypatch.setattr(module, "MAX_LEARNED", 1)
+    ledger = books()
+    for provider in ("p", "q"):
+        ledger.opened(provider)
+        ledger.accounts[provider].learned.batch = 3
+        ledger.gone(provider)
+    assert ledger.account("q").learned.batch == 3
+    assert ledger.account("p").learned.batch is None

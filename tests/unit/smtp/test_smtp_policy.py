@@ -1,0 +1,159 @@
+"""Limits and the decisions made of them."""
+
+import tomllib
+from importlib.resources import files
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.smtp.policy import (
+    LARGE_PROVIDERS,
+    Learned,
+    PolicyBook,
+    ProviderPolicy,
+    StartTLS,
+    Usage,
+    chunk_size,
+    errors_left,
+    max_age,
+    may_reuse,
+    nonmail_left,
+    retire_cause,
+    starts_new_transaction,
+)
+
+POLICY = ProviderPolicy()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sessions": 0},
+        {"rcpt_per_transaction": 0},
+        {"min_errors_left": 0},
+        {"error_budget": 2, "min_errors_left": 3},
+        {"breaker_failures": 0},
+    ],
+)
+def test_policies_that_can_not_work(fields):
+    with pytest.raises(ValueError, match="must be"):
+        ProviderPolicy(**fields)
+
+
+def test_the_operator_outranks_the_book_and_the_book_the_default():
+    book = PolicyBook(ProviderPolicy(sessions=7), {"outlook.com": {"sessions": 2}})
+    assert book.policy("anybody").sessions == 7
+    assert book.policy("google").domains_per_transaction == 1
+    assert (book.policy("outlook.com").sessions, book.policy("outlook.com").rcpt_per_transaction) == (2, 1)
+
+
+def test_a_wrong_name_is_found_when_the_book_is_made():
+    with pytest.raises(TypeError, match="sesions"):
+        PolicyBook(overrides={"x": {"sesions": 1}})
+
+
+def test_the_large_providers_data_is_sound():
+    for provider in LARGE_PROVIDERS:
+        assert PolicyBook().policy(provider) != ProviderPolicy()
+
+
+def test_the_provider_table_knows_the_large_providers():
+    table = files("streams.checks").joinpath("data/providers.toml").read_text()
+    assert set(LARGE_PROVIDERS) <= set(tomllib.loads(table))
+
+
+def test_what_is_left():
+    assert errors_left(POLICY, Usage(errors=4)) == 6
+    assert errors_left(POLICY, Usage(errors=11)) == 0
+    assert errors_left(ProviderPolicy(error_budget=0), Usage(errors=99)) is None
+    assert nonmail_left(POLICY, Usage(nonmail=8)) == 0
+    assert nonmail_left(ProviderPolicy(nonmail_budget=0), Usage(nonmail=99)) is None
+
+
+@pytest.mark.parametrize(
+    ("usage", "cause"),
+    [
+        (Usage(), None),
+        (Usage(errors=7), None),
+        (Usage(errors=8), "error budget"),
+        (Usage(nonmail=8), None),
+        (Usage(nonmail=8, recipients=100), "nonmail budget"),
+        (Usage(spent=True), "nonmail budget"),
+    ],
+)
+def test_when_a_session_retires(usage, cause):
+    assert retire_cause(POLICY, usage, Learned()) == cause
+
+
+@pytest.mark.parametrize(
+    ("uses", "age", "usage", "cause"),
+    [
+        (1, 1.0, Usage(), ""),
+        (1, 600.0, Usage(), "max age"),
+        (1000, 1.0, Usage(), "max uses"),
+        (1, 1.0, Usage(errors=9), "error budget"),
+    ],
+)
+def test_when_a_session_is_not_given_out_again(uses, age, usage, cause):
+    assert may_reuse(POLICY, usage, Learned(), uses=uses, age_s=age, max_age_s=600.0) == cause
+
+
+def test_zero_uses_is_no_limit():
+    assert may_reuse(ProviderPolicy(max_uses=0), Usage(), Learned(), uses=10**6, age_s=0, max_age_s=1) == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "usage", "learned", "size"),
+    [
+        ({}, Usage(), Learned(), 10),
+        ({}, Usage(errors=6), Learned(), 4),
+        ({}, Usage(errors=9), Learned(), 0),
+        ({}, Usage(), Learned(batch=3), 3),
+        ({"error_budget": 0}, Usage(), Learned(), 900),
+        ({"error_budget": 0}, Usage(recipients=40, nonmail=8), Learned(), 60),
+        ({"error_budget": 0, "rcpt_per_transaction": 1}, Usage(), Learned(), 9),
+        ({"error_budget": 0}, Usage(), Learned(rcpt_per_transaction=2), 18),
+        ({"error_budget": 0, "nonmail_budget": 0}, Usage(recipients=100), Learned(), 100),
+    ],
+)
+def test_how_many_may_be_asked_at_once(fields, usage, learned, size):
+    assert chunk_size(ProviderPolicy(**fields), usage, learned) == size
+
+
+def test_max_age_has_jitter():
+    assert max_age(POLICY, 0.0) == 600.0
+    assert max_age(POLICY, 1.0) == pytest.approx(480.0)
+
+
+def test_when_a_recipient_needs_a_transaction_of_its_own():
+    policy = ProviderPolicy(rcpt_per_transaction=2, domains_per_transaction=1)
+    assert not starts_new_transaction(policy, Learned(), 0, set(), "x")
+    assert not starts_new_transaction(policy, Learned(), 1, {"x"}, "x")
+    assert starts_new_transaction(policy, Learned(), 1, {"x"}, "y")
+    assert starts_new_transaction(policy, Learned(), 2, {"x"}, "x")
+
+
+def test_lessons():
+    learned = Learned()
+    learned.too_many(5)
+    learned.too_many(9)
+    assert learned.rcpt_per_transaction == 5
+    learned.too_many(0)
+    assert learned.rcpt_per_transaction == 1
+    learned.answered(100)
+    assert learned.batch is None
+    learned.stalled(0)
+    learned.answered(1)
+    learned.answered(1)
+    assert learned.batch == 2
+
+
+@given(st.builds(Usage, errors=st.integers(0, 30), nonmail=st.integers(0, 12), recipients=st.integers(0, 120)))
+def test_no_write_can_pass_the_error_budget(usage):
+    size = chunk_size(POLICY, usage, Learned())
+    assert size == 0 or usage.errors + size <= POLICY.error_budget
+
+
+def test_tls_is_asked_for_where_the_server_insists_unless_told_otherwise():
+    assert POLICY.starttls is StartTLS.INSISTED

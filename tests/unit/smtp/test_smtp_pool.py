@@ -1,0 +1,488 @@
+"""The pool on a network and in a time of our own: limits hold at every moment, and nothing is ever lost."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams.smtp._async.connection import AsyncSMTPConnection
+from streams.smtp.errors import ConnectFailed, LocalProtocolError, PoolClosed, PoolTimeout, SMTPError
+from streams.smtp.exchange import Capabilities
+from streams.smtp.lifecycle import Life, Recorder
+from streams.smtp.policy import Learned, ProviderPolicy, StartTLS
+from streams.smtp.session import Ended
+from tests.unit.smtp.fakes import HOSTS, IDENTITY, FakeLink, FakeNet, pool_on, run
+
+COUNTED = {Life.DIALLING, Life.GREETING, Life.READY, Life.BUSY, Life.IDLE}
+
+
+class Watch:
+    """Follows every event, and complains when a limit is passed."""
+
+    def __init__(self, sessions: int, total: int) -> None:
+        self.sessions, self.total = sessions, total
+        self.open: Counter[str] = Counter()
+        self.complaints: list[str] = []
+
+    def __call__(self, event) -> None:
+        if event.before is None:
+            self.open[event.provider] += 1
+        elif event.after is Life.CLOSED:
+            self.open[event.provider] -= 1
+        if self.open[event.provider] > self.sessions or self.open.total() > self.total:
+            self.complaints.append(f"{event}: {self.open}")
+
+
+CALLS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "at": st.floats(0, 2),
+            "provider": st.sampled_from("pqr"),
+            "hosts": st.lists(st.sampled_from(HOSTS), min_size=1, max_size=3, unique=True),
+            "timeout": st.floats(0.01, 3),
+            "hold": st.floats(0, 1),
+            "asks": st.integers(0, 2),
+            "cancel": st.none() | st.floats(0, 2),
+        }
+    ),
+    min_size=1,
+    max_size=12,
+)
+REPLIES = st.lists(
+    st.sampled_from([b"250 ok\r\n", b"550 no\r\n", b"421 bye\r\n", b"", None, b"what\r\n", b"250 a\r\n250 b\r\n"]),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    calls=CALLS,
+    replies=REPLIES,
+    down=st.sets(st.sampled_from(HOSTS), max_size=2),
+    hangs=st.sets(st.sampled_from(HOSTS), max_size=1),
+    sessions=st.integers(1, 2),
+    total=st.integers(1, 4),
+    close_at=st.none() | st.floats(0, 3),
+)
+def test_whatever_happens_nothing_leaks(calls, replies, down, hangs, sessions, total, close_at):  # noqa: PLR0917
+    """Callers that are cancelled, late or unlucky at any point: limits hold, and the counts return to zero."""
+
+    async def main() -> None:
+        said = iter(range(10**6))
+        net = FakeNet(lambda command: replies[next(said) % len(replies)], down=down, hangs=hangs)
+        watch = Watch(sessions, total)
+        pool = pool_on(
+            net,
+            total=total,
+            on_event=watch,
+            sessions=sessions,
+            connect_timeout_s=0.5,
+            command_timeout_s=0.4,
+            stall_s=0.2,
+            idle_expiry_s=0.3,
+            max_uses=3,
+        )
+
+        async def call(at, provider, hosts, timeout, hold, asks, cancel) -> None:  # noqa: ASYNC109, PLR0917
+            await asyncio.sleep(at)
+            try:
+                async with pool.lease(provider, hosts, timeout=timeout) as connection:
+                    assert connection.state is Life.BUSY
+                    assert connection.host in hosts
+                    for number in range(asks):
+                        answers = await connection.ask([f"u{number}@x.test", "v@x.test"])
+                        assert len(answers.replies) == 2
+                    await asyncio.sleep(hold)
+            except SMTPError:
+                pass
+
+        async def cancelled(task: "asyncio.Task[None]", after: float) -> None:
+            await asyncio.sleep(after)
+            task.cancel()
+
+        tasks = [asyncio.create_task(call(**each)) for each in calls]
+        others = [
+            asyncio.create_task(cancelled(task, each["at"] + each["cancel"]))
+            for task, each in zip(tasks, calls, strict=True)
+            if each["cancel"] is not None
+        ]
+        if close_at is not None:
+            await asyncio.sleep(close_at)
+            await pool.close()
+        for outcome in await asyncio.gather(*tasks, *others, return_exceptions=True):
+            assert outcome is None or isinstance(outcome, asyncio.CancelledError), outcome
+        view = pool.snapshot()
+        assert set(view.states) <= {Life.IDLE}
+        assert view.waiters == 0
+        await asyncio.sleep(1)
+        assert pool.snapshot().open == 0, "idle sessions expire by themselves"
+        assert all(link.closed for link in net.links)
+        assert (pool._ledger.open, pool._ledger.accounts, pool._ledger.closing) == (0, {}, [])
+        assert watch.complaints == []
+        assert not +watch.open
+        await pool.close()
+
+    run(main())
+
+
+def test_an_ask_costs_one_write_and_a_lease_one_dial():
+    async def main() -> None:
+        net = FakeNet()
+        pool = pool_on(net)
+        for _ in range(3):
+            async with pool.lease("p", HOSTS, timeout=5) as connection:
+                await connection.ask(["a@x.test", "b@x.test"])
+        assert net.dialled == [HOSTS[0]]
+        assert len(net.links[0].written) == 3
+        await pool.close()
+        assert net.links[0].farewell == b"QUIT\r\n"
+
+    run(main())
+
+
+def test_callers_are_served_in_the_order_they_came():
+    async def main() -> None:
+        pool = pool_on(FakeNet(), sessions=1)
+        order: list[int] = []
+
+        async def call(number: int) -> None:
+            async with pool.lease("p", HOSTS, timeout=60):
+                order.append(number)
+                await asyncio.sleep(0.1)
+
+        await asyncio.gather(*(call(number) for number in range(10)))
+        assert order == list(range(10))
+        await pool.close()
+
+    run(main())
+
+
+def test_a_dial_that_is_cancelled_gives_its_place_to_the_next():
+    async def main() -> None:
+        net = FakeNet(hangs={HOSTS[0]})
+        pool = pool_on(net, sessions=1)
+
+        async def call(hosts) -> None:
+            async with pool.lease("p", hosts, timeout=60):
+                pass
+
+        stuck = asyncio.create_task(call(HOSTS[:1]))
+        await asyncio.sleep(0.01)
+        waiting = asyncio.create_task(call(HOSTS[1:]))
+        await asyncio.sleep(0.01)
+        stuck.cancel()
+        await waiting
+        assert net.dialled == HOSTS[:2]
+        await pool.close()
+
+    run(main())
+
+
+def test_a_grant_that_comes_with_the_cancellation_is_passed_on():
+    async def main() -> None:
+        pool = pool_on(FakeNet(), sessions=1)
+
+        async def call() -> str:
+            async with pool.lease("p", HOSTS, timeout=60):
+                return "served"
+
+        async with pool.lease("p", HOSTS, timeout=5):
+            first, second = asyncio.create_task(call()), asyncio.create_task(call())
+            await asyncio.sleep(0)
+        first.cancel()  # it was granted the session a moment ago
+        assert await second == "served"
+        await pool.close()
+
+    run(main())
+
+
+def test_a_grant_that_comes_with_the_deadline_is_used():
+    async def main() -> None:
+        pool = pool_on(FakeNet(delay=0), sessions=1)
+
+        async def call() -> str:
+            async with pool.lease("p", HOSTS, timeout=1.0):
+                return "served"
+
+        lease = pool.lease("p", HOSTS, timeout=5)
+        await lease.__aenter__()
+        waiting = asyncio.create_task(call())
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_at(
+            waiting.get_loop().time() + 1.0, pool._release, next(iter(pool._connections))
+        )
+        assert await waiting == "served"
+
+    run(main())
+
+
+def test_one_timer_for_all_idle_sessions():
+    async def main() -> None:
+        net = FakeNet(delay=0)
+        pool = pool_on(net, idle_expiry_s=10)
+        start = asyncio.get_running_loop().time()
+        closed: list[float] = []
+        for number in range(3):
+            async with pool.lease(f"p{number}", HOSTS, timeout=5):
+                pass
+            await asyncio.sleep(1)
+        while pool.snapshot().open:
+            await asyncio.sleep(0.05)
+            closed += [asyncio.get_running_loop().time() - start] * (3 - len(closed) - pool.snapshot().open)
+        assert closed == pytest.approx([10, 11, 12], abs=0.2)
+
+    run(main())
+
+
+def test_max_age():
+    async def main() -> None:
+        net = FakeNet()
+        pool = pool_on(net, max_age_s=5, idle_expiry_s=60)
+        for _ in range(2):
+            async with pool.lease("p", HOSTS, timeout=5):
+                pass
+            await asyncio.sleep(6)
+        assert len(net.links) == 2
+        assert net.links[0].farewell == b"QUIT\r\n"
+        await pool.close()
+
+    run(main())
+
+
+def test_a_session_that_ends_while_leased_is_seen_to_when_it_comes_back():
+    async def main() -> None:
+        net = FakeNet()
+        pool = pool_on(net)
+        async with pool.lease("p", HOSTS, timeout=5) as connection:
+            net.links[0].send(b"421 bye\r\n")
+            await asyncio.sleep(0.1)
+            assert pool.snapshot().open == 1
+            assert connection.room == 0
+            answers = await connection.ask(["a@x.test"])
+            assert (answers.ended, answers.replies) == (Ended.CLOSED, (None,))
+        assert pool.snapshot().open == 0
+        assert pool.snapshot().counters["broken"] == 1
+
+    run(main())
+
+
+def test_an_idle_session_that_ends_leaves_at_once():
+    async def main() -> None:
+        net = FakeNet()
+        pool = pool_on(net)
+        async with pool.lease("p", HOSTS, timeout=5):
+            pass
+        net.links[0].send(b"")
+        await asyncio.sleep(0.1)
+        assert pool.snapshot().open == 0
+
+    run(main())
+
+
+def test_one_ask_at_a_time():
+    async def main() -> None:
+        pool = pool_on(FakeNet())
+        async with pool.lease("p", HOSTS, timeout=5) as connection:
+            first = asyncio.create_task(connection.ask(["a@x.test"]))
+            await asyncio.sleep(0.01)
+            with pytest.raises(LocalProtocolError, match="under way"):
+                await connection.ask(["b@x.test"])
+            assert (await first).replies[0].code == 250
+
+    run(main())
+
+
+def test_a_cancelled_ask_ends_its_session():
+    async def main() -> None:
+        net = FakeNet()
+        pool = pool_on(net)
+        with pytest.raises(TimeoutError):
+            async with pool.lease("p", HOSTS, timeout=5) as connection, asyncio.timeout(0.01):
+                await connection.ask(["a@x.test"])
+        assert pool.snapshot().open == 0
+        assert net.links[0].farewell == b""
+
+    run(main())
+
+
+def test_an_open_provider_breaker_fails_fast_and_heals():
+    async def main() -> None:
+        net = FakeNet(down=set(HOSTS))
+        pool = pool_on(net, breaker_failures=1, breaker_base_s=10)
+        for _ in range(5):
+            with pytest.raises(ConnectFailed) as failed:
+                async with pool.lease("p", HOSTS, timeout=5):
+                    pass
+            assert len(failed.value.attempts) == 3
+        assert len(net.dialled) == 2, "two hosts of this provider failed: the third is not tried"
+        net.down.clear()
+        await asyncio.sleep(10)
+        async with pool.lease("p", HOSTS, timeout=5):
+            assert pool.snapshot().providers["p"].breaker == "closed"
+        await pool.close()
+
+    run(main())
+
+
+def test_a_caller_in_a_hurry_proves_nothing_of_the_host():
+    async def main() -> None:
+        net = FakeNet(hangs=set(HOSTS))
+        pool = pool_on(net, breaker_failures=1)
+        for _ in range(3):
+            with pytest.raises(ConnectFailed):
+                async with pool.lease("p", HOSTS, timeout=0.5):
+                    pass
+        assert len(net.dialled) == 3
+
+    run(main())
+
+
+def test_a_cancelled_trial_leaves_the_breaker_as_it_was():
+    async def main() -> None:
+        net = FakeNet(down={HOSTS[0]})
+        pool = pool_on(net, breaker_failures=1, breaker_base_s=1)
+
+        async def call() -> None:
+            async with pool.lease("p", HOSTS[:1], timeout=5):
+                pass
+
+        with pytest.raises(ConnectFailed):
+            await call()
+        await asyncio.sleep(1)
+        trial = asyncio.create_task(call())
+        await asyncio.sleep(0.01)
+        trial.cancel()
+        await asyncio.gather(trial, return_exceptions=True)
+        net.down.clear()
+        await call()
+        await pool.close()
+
+    run(main())
+
+
+def test_a_mistake_of_ours_in_a_dial_leaks_nothing():
+    async def main() -> None:
+        async def broken(host) -> None:
+            raise RuntimeError("a bug")
+
+        pool = pool_on(FakeNet(before=broken))
+        with pytest.raises(RuntimeError):
+            async with pool.lease("p", HOSTS, timeout=5):
+                pass
+        assert pool.snapshot().open == 0
+        assert pool._ledger.open == 0
+
+    run(main())
+
+
+def test_insisted_tls_that_fails_ends_the_session():
+    async def main() -> None:
+        net = FakeNet(lambda command: b"530 5.7.0 STARTTLS first\r\n")
+        pool = pool_on(net)
+        async with pool.lease("p", HOSTS, timeout=5) as connection:
+            net.links[0].capabilities = Capabilities(pipelining=True, starttls=True)
+            net.links[0].tls_works = False
+            answers = await connection.ask(["a@x.test"])
+            assert (answers.mail, answers.ended) == (None, Ended.PROTOCOL)
+
+    run(main())
+
+
+def test_530_without_starttls_is_just_a_refusal():
+    async def main() -> None:
+        pool = pool_on(FakeNet(lambda command: b"530 5.7.0 log in first\r\n"), starttls=StartTLS.OFFERED)
+        async with pool.lease("p", HOSTS, timeout=5) as connection:
+            answers = await connection.ask(["a@x.test"])
+            assert (answers.mail.code, answers.ended) == (530, None)
+
+    run(main())
+
+
+def test_a_closed_pool_gives_nothing():
+    async def main() -> None:
+        pool = pool_on(FakeNet())
+        async with pool:
+            pass
+        with pytest.raises(PoolClosed):
+            async with pool.lease("p", HOSTS, timeout=5):
+                pass
+
+    run(main())
+
+
+def test_closing_during_a_dial():
+    async def main() -> None:
+        pool = pool_on(FakeNet(delay=1))
+
+        async def call() -> None:
+            async with pool.lease("p", HOSTS, timeout=5):
+                pass
+
+        dialling = asyncio.create_task(call())
+        await asyncio.sleep(0.5)
+        await pool.close()
+        with pytest.raises(PoolClosed, match="dialled"):
+            await dialling
+        assert pool.snapshot().open == 0
+
+    run(main())
+
+
+def test_a_waiter_that_comes_while_another_thread_closes_is_sent_away():
+    async def main() -> None:
+        pool = pool_on(FakeNet(), sessions=1)
+        async with pool.lease("p", HOSTS, timeout=5):
+
+            class Closing(Counter[str]):
+                """Counting the wait comes between the claim and the wait itself."""
+
+                def __setitem__(self, counter: str, count: int) -> None:
+                    pool._closed = True
+                    super().__setitem__(counter, count)
+
+            pool._recorder.counters = Closing()
+            with pytest.raises(PoolClosed):
+                async with pool.lease("p", HOSTS, timeout=5):
+                    pass
+
+    run(main())
+
+
+def test_no_session_free_in_time():
+    async def main() -> None:
+        pool = pool_on(FakeNet(), sessions=1)
+        async with pool.lease("p", HOSTS, timeout=5):
+            with pytest.raises(PoolTimeout):
+                async with pool.lease("p", HOSTS, timeout=1):
+                    pass
+        await pool.close()
+
+    run(main())
+
+
+def test_a_connection_that_was_never_dialled_answers_nothing():
+    connection = AsyncSMTPConnection(
+        "p", policy=ProviderPolicy(), learned=Learned(), identity=IDENTITY, recorder=Recorder(lambda: 0.0)
+    )
+    assert "nowhere yet" in repr(connection)
+    with pytest.raises(LocalProtocolError, match="never dialled"):
+        _ = connection.capabilities
+
+
+def test_the_fake_server_is_like_a_real_one():
+    async def main() -> None:
+        link = FakeLink(lambda command: None if "bye" in command else b"" if "hush" in command else b"250 ok\r\n")
+        link.write(b"RCPT 1\r\nRCPT 2\r\n")
+        assert await link.read(1) == b"250 ok\r\n250 ok\r\n"
+        link.write(b"RCPT hush\r\n")
+        with pytest.raises(TimeoutError):
+            await link.read(1)
+        link.write(b"RCPT 1\r\nRCPT bye\r\n")
+        assert [await link.read(1), await link.read(1)] == [b"250 ok\r\n", b""]
+        link.close()
+        assert link.unread() == b""
+
+    run(main())
