@@ -1,7 +1,6 @@
 """Which name servers to ask: those of the operator, else the system's."""
 
 import re
-import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -56,14 +55,3 @@ def name_servers(given: Sequence[str], resolv_conf: Path = RESOLV_CONF) -> tuple
     except OSError:
         lines = []
     return system_name_servers(lines)
-
-
-def has_ipv6_route() -> bool:
-    """True where the system has a way to the IPv6 internet. Nothing is sent: connecting a UDP socket only asks the
-    routing table, here for a documentation address (RFC 3849) that no network uses."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.connect(("2001:db8::1", 9))
-    except OSError:
-        return False
-    return True

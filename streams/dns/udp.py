@@ -121,6 +121,7 @@ class UdpTransport:
         self._attempts = tuple(servers[i % len(servers)] for i in range(max(ATTEMPTS, len(servers))))
         self._patience = timeout / len(self._attempts)
         self._sockets: dict[NameServer, list[_Socket]] = {server: [] for server in servers}
+        self._closed = False
 
     async def query(self, name: str, rdtype: RecordType) -> Answer:
         """Ask; never raises. A server that fails (SERVFAIL, REFUSED) is believed once all of them do."""
@@ -142,6 +143,8 @@ class UdpTransport:
         return Answer(failed.status, name, detail=failed.detail)
 
     async def _attempt(self, server: NameServer, question: bytes) -> _Outcome:
+        if self._closed:
+            return _Failed(Status.TIMEOUT, "the resolver was closed")
         try:
             async with asyncio.timeout(self._patience):
                 outcome = await self._socket(server).ask(question)
@@ -164,7 +167,8 @@ class UdpTransport:
         return sockets[min(chosen, len(sockets) - 1)]
 
     async def aclose(self) -> None:
-        """Close every socket; questions in flight end as ``timeout``."""
+        """Close every socket; questions in flight end as ``timeout``, and so do later ones."""
+        self._closed = True
         for sockets in self._sockets.values():
             for each in sockets:
                 each.close()
