@@ -138,9 +138,14 @@ def load_rules() -> tuple[Rule, ...]:
     :raises ValueError: a table that contradicts itself or the promises above.
     """
     folder = resources.files("streams.checks") / "rules"
-    words = tomllib.loads((folder / "words.toml").read_text("utf-8"))["words"]
+    words = _words(tomllib.loads((folder / "words.toml").read_text("utf-8"))["words"])
     tables = (tomllib.loads((folder / f"{name}.toml").read_text("utf-8")) for name in TABLES)
     return compile_rules((row for table in tables for row in table["rule"]), words)
+
+
+def _words(table: Mapping[str, str | list[str]]) -> Mapping[str, str]:
+    """Long words stand as lists of alternatives."""
+    return {name: word if isinstance(word, str) else "|".join(word) for name, word in table.items()}
 
 
 def compile_rules(rows: Iterable[Mapping[str, Any]], words: Mapping[str, str]) -> tuple[Rule, ...]:

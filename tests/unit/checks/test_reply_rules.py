@@ -50,9 +50,19 @@ def test_replies_as_servers_write_them(line):
 
 
 PHRASES = (
-    ["5.1.1", "4.2.2", "5.7.1", "user unknown", "mailbox full", "blocked", "greylisted", "no such", "account disabled"]
-    + ["your ip", "spamhaus", "relay denied", "not found", "does not exist", "quota", "sender rejected", "inconnu"]
-    + ["try again in 5 minutes", "recipient", "rejected", "unavailable"]
+    *(
+        "5.1.1",
+        "4.2.2",
+        "5.7.1",
+        "user unknown",
+        "mailbox full",
+        "blocked",
+        "greylisted",
+        "no such",
+        "account disabled",
+    ),
+    *("your ip", "spamhaus", "relay denied", "not found", "does not exist", "quota", "sender rejected", "inconnu"),
+    *("try again in 5 minutes", "recipient", "rejected", "unavailable"),
 )
 texts = st.text(max_size=200) | st.lists(st.sampled_from(PHRASES), max_size=8).map(" ".join)
 stages = st.sampled_from(list(Stage))
