@@ -20,8 +20,8 @@ test: setup lint types layers ## Everything: lint, types, layers, all tests on a
 	@ops/setup/broker.sh
 	@rm -f .coverage .coverage.*
 	@status=0; $(BIN)/python -m coverage run -m pytest $(ARGS) || status=$$?; \
-	$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage json -q -o .coverage.json && \
-	$(BIN)/python -m ops.coverage_gate .coverage.json && exit $$status
+	$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage json -q -o .coverage-report.json && \
+	$(BIN)/python -m ops.coverage_gate .coverage-report.json && exit $$status
 
 lint: setup ## ruff, hadolint, and whether the synchronous pool is made of the asynchronous one
 	@$(BIN)/ruff check .
