@@ -89,8 +89,8 @@ class Lists:
 def _packaged() -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
     disposable = frozenset(packaged_disposable) - frozenset(packaged_allowed)
     ours = frozenset(_data("free_domains.txt"))
-    wrong = frozenset(entry[1:] for entry in ours if entry.startswith("!"))
-    free = (frozenset(packaged_free) | ours) - wrong
+    removed = frozenset(entry for entry in ours if entry.startswith("!"))
+    free = (frozenset(packaged_free) | ours) - removed - {entry[1:] for entry in removed}
     return disposable, free, frozenset(_data("role_accounts.txt"))
 
 
