@@ -130,9 +130,8 @@ class AsyncSMTPConnection:
         while data := exchange.data_to_send():
             link.write(data)
             if not await self._hear(exchange, link, deadline):
-                break
-        else:
-            self._learned.answered(exchange.heard)
+                return exchange.answers()
+        self._learned.answered(exchange.heard)
         return exchange.answers()
 
     async def _hear(self, exchange: Exchange, link: AsyncLink, deadline: float) -> bool:

@@ -74,9 +74,6 @@ async def dial_aiosmtplib(
             if starttls and opening.client.supports_extension("starttls"):
                 await opening.secure()
             return DialledLink(opening)
-    except DialFailed:
-        opening.client.close()
-        raise
     except TimeoutError:
         opening.client.close()
         raise opening.failed(DialFailure.TIMEOUT, "the time for a session ran out") from None
@@ -112,7 +109,7 @@ class Tap(asyncio.Protocol):
         self._inner.connection_lost(exc)
 
     def settle(self, asked: int, last: SMTPResponse) -> None:
-        """:raises RemoteProtocolError: other than ``asked`` replies have come, or aiosmtplib took another for the last."""
+        """:raises RemoteProtocolError: not ``asked`` replies have come, or aiosmtplib took another one for the last."""
         reply = None
         for _ in range(asked):
             reply = self._parser.next_reply()

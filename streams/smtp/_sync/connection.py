@@ -132,9 +132,8 @@ class SMTPConnection:
         while data := exchange.data_to_send():
             link.write(data)
             if not self._hear(exchange, link, deadline):
-                break
-        else:
-            self._learned.answered(exchange.heard)
+                return exchange.answers()
+        self._learned.answered(exchange.heard)
         return exchange.answers()
 
     def _hear(self, exchange: Exchange, link: Link, deadline: float) -> bool:

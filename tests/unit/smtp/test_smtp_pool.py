@@ -308,6 +308,22 @@ def test_a_cancelled_ask_ends_its_session():
     run(main())
 
 
+def test_replies_to_a_cancelled_ask_are_nobodys():
+    async def main() -> None:
+        net = FakeNet()
+        pool = pool_on(net)
+        async with pool.lease("p", HOSTS, timeout=5) as connection:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await connection.ask(["a@x.test"])
+            await asyncio.sleep(1)  # they come now
+            with pytest.raises(LocalProtocolError, match="under way"):
+                await connection.ask(["b@x.test"])
+        assert pool.snapshot().open == 0
+
+    run(main())
+
+
 def test_an_open_provider_breaker_fails_fast_and_heals():
     async def main() -> None:
         net = FakeNet(down=set(HOSTS))
