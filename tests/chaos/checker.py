@@ -54,9 +54,7 @@ def check(expected: Mapping[Place, str], records: Iterable[bytes]) -> Report:
     return Report(
         lost=sorted(set(expected) - set(results)),
         changed=sorted(place for place, values in results.items() if len(values) > 1),
-        wrong=[
-            (place, want, said[place]) for place, want in expected.items() if place in said and said[place] != want
-        ],
+        wrong=[(place, want, said[place]) for place, want in expected.items() if place in said and said[place] != want],
         stray=sorted(set(results) - set(expected)),
         unsummed=_unsummed(expected, said, summaries),
         rejected=rejected,

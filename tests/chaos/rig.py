@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from ops.brokers.base import Broker, free_port
@@ -23,7 +24,7 @@ from schemas.topics import REQUESTS, RESULTS, physical_name
 from streams.access.credentials import HEADER, mint
 from streams.app import ROLES
 from streams.settings import Settings
-from tests.chaos.checker import Place
+from tests.chaos.checker import Place, Report
 
 TENANT = "chaos"
 PARTITIONS = 4
@@ -59,6 +60,7 @@ class Rig:
     options: dict[str, str] = field(default_factory=dict)
     workers: dict[str, Daemon] = field(default_factory=dict)
     expected: dict[Place, str] = field(default_factory=dict)
+    addresses: dict[Place, str] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
     timeline: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
@@ -133,6 +135,7 @@ class Rig:
                 request = Request(request_id=uuid.uuid4().hex, addresses=tuple(s.address for s in piece), **fields)
                 uid = request_uid(TENANT, request.request_id)
                 self.expected |= {(uid, index): sample.reason for index, sample in enumerate(piece)}
+                self.addresses |= {(uid, index): sample.address for index, sample in enumerate(piece)}
                 await producer.send(
                     self.topic(REQUESTS.name),
                     request.model_dump_json(exclude_none=True).encode(),
@@ -163,6 +166,40 @@ class Rig:
                     break
         return found
 
+    async def ask(self, samples: Sequence[Sample]) -> float:
+        """Seconds from writing one request to reading its summary, with a consumer that waits at the end."""
+        async with (
+            AIOKafkaConsumer(
+                bootstrap_servers=self.broker.bootstrap, enable_auto_commit=False, fetch_max_wait_ms=50
+            ) as consumer,
+            AIOKafkaProducer(bootstrap_servers=self.broker.bootstrap) as producer,
+        ):
+            consumer.assign([TopicPartition(self.topic(RESULTS.name), each) for each in range(PARTITIONS)])
+            await consumer.seek_to_end()
+            request = Request(request_id=uuid.uuid4().hex, addresses=tuple(s.address for s in samples))
+            uid = request_uid(TENANT, request.request_id)
+            self.expected |= {(uid, index): sample.reason for index, sample in enumerate(samples)}
+            began = time.monotonic()
+            headers = [(HEADER, self.key.encode())]
+            value = request.model_dump_json(exclude_none=True).encode()
+            await producer.send_and_wait(self.topic(REQUESTS.name), value, headers=headers)
+            async with asyncio.timeout(60):
+                async for record in consumer:
+                    said = orjson.loads(record.value)
+                    if said["request_uid"] == uid and said["kind"] == "summary":
+                        break
+            return time.monotonic() - began
+
+    def explain(self, report: Report, records: Iterable[bytes]) -> str:
+        """What happened when, and all that was said of the places with a fault."""
+        odd = {place for place, _, _ in report.wrong} | {*report.lost, *report.changed}
+        said = [value.decode() for value in records if _place(value) in odd]
+        return "\n".join(
+            [*self.timeline, f"{report.results} results, {report.repeats} repeats, faults: {report.faults}"]
+            + [f"{self.addresses.get(place)} {self.expected.get(place)}" for place in sorted(odd)][:20]
+            + said[:20]
+        )
+
     @contextlib.asynccontextmanager
     async def reader(self, name: str) -> AsyncIterator[AIOKafkaConsumer]:
         """A consumer of a whole topic from its beginning."""
@@ -176,9 +213,12 @@ class Rig:
             yield consumer
 
 
-def _see(value: bytes, places: set[Place], summed: set[str]) -> None:
-    import orjson
+def _place(value: bytes) -> Place | None:
+    record = orjson.loads(value)
+    return (record["request_uid"], record["index"]) if record["kind"] == "result" else None
 
+
+def _see(value: bytes, places: set[Place], summed: set[str]) -> None:
     record = orjson.loads(value)
     if record["kind"] == "summary":
         summed.add(record["request_uid"])
