@@ -131,8 +131,9 @@ class Judged:
     "--timeout", type=click.FloatRange(1, 3600), default=60.0, show_default=True, help="Seconds for verdicts."
 )
 def command(*, bootstrap: str | None, keep: bool, as_json: bool, timeout: float) -> None:
-    """Show all of it: broker, worker and a mail world on this machine, every verdict checked.
+    """Run all of it on this machine and check every verdict.
 
+    A broker, a worker with all roles, and mail and DNS servers that accept, refuse, greylist, block, stall and break.
     Exit code 0 only if every verdict is what the mail server's behaviour must give.
     """
     silence_client()
