@@ -129,7 +129,8 @@ class AsyncSMTPConnection:
             return self._nothing(len(recipients))
         while data := exchange.data_to_send():
             link.write(data)
-            if not await self._hear(exchange, link, deadline):
+            answered = await self._hear(exchange, link, deadline)
+            if not answered:
                 return exchange.answers()
         self._learned.answered(exchange.heard)
         return exchange.answers()

@@ -131,7 +131,8 @@ class SMTPConnection:
             return self._nothing(len(recipients))
         while data := exchange.data_to_send():
             link.write(data)
-            if not self._hear(exchange, link, deadline):
+            answered = self._hear(exchange, link, deadline)
+            if not answered:
                 return exchange.answers()
         self._learned.answered(exchange.heard)
         return exchange.answers()

@@ -111,6 +111,13 @@ def test_an_interrupt_in_an_ask_ends_its_session():
         assert pool.snapshot().open == 0
 
 
+def test_half_a_reply_is_waited_for():
+    net = Net()
+    with pool_on(net) as pool, pool.lease("p", HOSTS, timeout=1) as connection:
+        net.links[0].write = lambda data: net.links[0].inbox.extend([b"0 two\r\n", b"5", b"250 one\r\n5"])
+        assert [reply.code for reply in connection.ask(["a@x.test"]).replies] == [550]
+
+
 def test_an_interrupt_in_the_wait_leaves_the_line(monkeypatch):
     def interrupted(self, timeout):
         raise KeyboardInterrupt
