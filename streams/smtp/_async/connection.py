@@ -129,14 +129,15 @@ class AsyncSMTPConnection:
             return self._nothing(len(recipients))
         while data := exchange.data_to_send():
             link.write(data)
-            answered = await self._hear(exchange, link, deadline)
-            if not answered:
-                return exchange.answers()
-        self._learned.answered(exchange.heard)
+            await self._hear(exchange, link, deadline)
+        if (surplus := link.unread()) is not None:
+            exchange.receive(surplus)
+        if self.session.ended is None:
+            self._learned.answered(exchange.heard)
         return exchange.answers()
 
-    async def _hear(self, exchange: Exchange, link: AsyncLink, deadline: float) -> bool:
-        """Read until every command is answered; false when the server fell silent."""
+    async def _hear(self, exchange: Exchange, link: AsyncLink, deadline: float) -> None:
+        """Read until every command is answered, or the session has ended."""
         silent_since, heard = self._clock(), -1
         while exchange.waiting:
             now = self._clock()
@@ -148,8 +149,6 @@ class AsyncSMTPConnection:
                 exchange.receive(await link.read(max(0.0, min(silent_since + patience, deadline) - now)))
             except TimeoutError:
                 self._silence(exchange, stalled=stall and self._clock() < deadline)
-                return False
-        return True
 
     def _silence(self, exchange: Exchange, *, stalled: bool) -> None:
         if stalled:

@@ -131,14 +131,15 @@ class SMTPConnection:
             return self._nothing(len(recipients))
         while data := exchange.data_to_send():
             link.write(data)
-            answered = self._hear(exchange, link, deadline)
-            if not answered:
-                return exchange.answers()
-        self._learned.answered(exchange.heard)
+            self._hear(exchange, link, deadline)
+        if (surplus := link.unread()) is not None:
+            exchange.receive(surplus)
+        if self.session.ended is None:
+            self._learned.answered(exchange.heard)
         return exchange.answers()
 
-    def _hear(self, exchange: Exchange, link: Link, deadline: float) -> bool:
-        """Read until every command is answered; false when the server fell silent."""
+    def _hear(self, exchange: Exchange, link: Link, deadline: float) -> None:
+        """Read until every command is answered, or the session has ended."""
         silent_since, heard = self._clock(), -1
         while exchange.waiting:
             now = self._clock()
@@ -150,8 +151,6 @@ class SMTPConnection:
                 exchange.receive(link.read(max(0.0, min(silent_since + patience, deadline) - now)))
             except TimeoutError:
                 self._silence(exchange, stalled=stall and self._clock() < deadline)
-                return False
-        return True
 
     def _silence(self, exchange: Exchange, *, stalled: bool) -> None:
         if stalled:

@@ -5,6 +5,7 @@ next command. So the buffer is looked at before each hand-over; a server that sa
 talked to. A watchdog ends a dial as a whole, since smtplib's own timeout begins anew with every byte.
 """
 
+import io
 import re
 import smtplib
 import socket
@@ -198,9 +199,10 @@ class _Opening:
         """
         self.socket.settimeout(0)
         unasked = b""
+        buffer = cast(io.BufferedReader, self.client.file)
         with suppress(ssl.SSLWantReadError):
-            unasked = self.client.file.peek(1)
-        self.client.file.close()
+            unasked = buffer.peek(1)
+        buffer.close()
         self.client.file = None
         self.socket.settimeout(self.client.timeout)
         if unasked:

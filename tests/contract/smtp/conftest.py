@@ -52,7 +52,7 @@ class ThreadedPool:
         provider: str,
         hosts: Sequence[Host],
         *,
-        timeout: float,  # noqa: ASYNC109
+        timeout: float,
     ) -> AsyncIterator[ThreadedConnection]:
         lease = self.pool.lease(provider, hosts, timeout=timeout)
         connection = await self._run(lease.__enter__)
@@ -64,7 +64,7 @@ class ThreadedPool:
     def snapshot(self) -> Any:
         return self.pool.snapshot()
 
-    async def drain(self, timeout: float) -> bool:  # noqa: ASYNC109
+    async def drain(self, timeout: float) -> bool:
         return await self._run(self.pool.drain, timeout)
 
     async def close(self) -> None:

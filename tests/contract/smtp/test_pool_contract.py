@@ -176,8 +176,10 @@ async def test_too_many_recipients_is_learned(make_pool, serve):
 )
 async def test_a_session_that_ends_keeps_what_was_answered(make_pool, serve, answer, expected, ended):
     def respond(command: str) -> bytes | None:
-        return answer if "second" in command else None
+        return answer if last in command else None
 
+    # one reply too many is seen for sure where it comes with the last one
+    last = "second" if 250 in expected else "third"
     server = await serve(respond=respond)
     pool = make_pool()
     answers = await ask(pool, server, ["first@x.test", "second@x.test", "third@x.test"])

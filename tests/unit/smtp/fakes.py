@@ -104,7 +104,7 @@ class FakeLink:
         elif self._on_activity is not None:
             self._on_activity()
 
-    async def read(self, timeout: float) -> bytes:  # noqa: ASYNC109
+    async def read(self, timeout: float) -> bytes:
         if (data := self.unread()) is not None:
             return data
         self._waiter = asyncio.get_running_loop().create_future()
@@ -120,7 +120,7 @@ class FakeLink:
             return heapq.heappop(self._inbox)[2]
         return b"" if self.closed else None
 
-    async def start_tls(self, timeout: float) -> None:  # noqa: ASYNC109
+    async def start_tls(self, timeout: float) -> None:
         if not self.tls_works:
             raise DialFailed(DialAttempt(HOSTS[0], Stage.STARTTLS, failure=DialFailure.TLS, detail="no"))
         self.capabilities = Capabilities(pipelining=True, tls=True)

@@ -86,7 +86,7 @@ def test_whatever_happens_nothing_leaks(calls, replies, down, hangs, sessions, t
             max_uses=3,
         )
 
-        async def call(at, provider, hosts, timeout, hold, asks, cancel) -> None:  # noqa: ASYNC109, PLR0917
+        async def call(at, provider, hosts, timeout, hold, asks, cancel) -> None:  # noqa: PLR0917
             await asyncio.sleep(at)
             try:
                 async with pool.lease(provider, hosts, timeout=timeout) as connection:
