@@ -124,6 +124,17 @@ def test_places_go_round_the_providers_that_wait():
     assert order == [[True, False, False], [True, True, False], [True, True, True]]
 
 
+def test_a_provider_that_was_served_once_stays_in_the_round():
+    ledger = books(total=2)
+    ledger.opened("p")
+    ledger.opened("p")
+    first, second = ledger.want("a"), ledger.want("a")
+    ledger.gone("p")
+    ledger.gone("p")
+    assert first.granted
+    assert second.granted
+
+
 def test_an_idle_session_is_given_up_for_those_who_wait_for_a_place():
     ledger = books(total=1)
     one = ledger.opened("p")
