@@ -1,7 +1,7 @@
 """Faust as mailvet uses it: its settings, and every override of a private method, in one place.
 
 Overridden, and noticed by the tests of delivery should Faust change: how long a rebalance waits for work in flight,
-how long a fetch waits at the broker, and when changelogs are flushed.
+how long a fetch waits at the broker, when partitions flow after a recovery, and when changelogs are flushed.
 """
 
 import asyncio
@@ -78,6 +78,33 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
 
 
 class _Consumer(driver.Consumer):
+    """After the recovery of tables Faust lets records flow, then goes back to the committed offsets, then clears the
+    queues of its agents: what was read in between is lost (measured; the guard of offsets found it).
+    Here nothing but changelogs is read before the last of these steps, which is `resume_flow`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._held: set[TP] = set()
+
+    def pause_partitions(self, tps: Iterable[TP]) -> None:
+        tps = set(tps)
+        self._held -= tps
+        super().pause_partitions(tps)
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        tps = set(tps)
+        if self.app.rebalancing:
+            sources = {tp for tp in tps if not self._is_changelog_tp(tp)}
+            self._held |= sources
+            tps -= sources
+        super().resume_partitions(tps)
+
+    def resume_flow(self) -> None:
+        held, self._held = self._held, set()
+        super().resume_partitions(held)
+        super().resume_flow()
+
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import traceback
 from asyncio import Future
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -177,8 +178,8 @@ class Delivery:
         return dead_letter(record, unusable, role=self._role, at=self._now())
 
     def _count_out(self, outputs: Iterable[Outgoing]) -> None:
-        for output in outputs:
-            self._metrics.records_out.labels(self._role, output.topic).inc()
+        for topic, count in Counter(output.topic for output in outputs).items():
+            self._metrics.records_out.labels(self._role, topic).inc(count)
 
     def _finish(self, lane: _Lane, record: Incoming) -> None:
         if self._lanes.get(record.partition) is not lane or lane.generation != self._generation() or self._failed:
