@@ -108,7 +108,9 @@ class _Socket:
 class UdpTransport:
     """Asks the name servers in turn until one gives an answer that settles the question.
 
-    ``timeout`` in seconds bounds the whole question: it is shared out evenly among the attempts.
+    ``timeout`` in seconds bounds the whole question. Each attempt waits twice as long as the one before, up to four
+    times the first: a burst of a few hundred questions overflows a name server's default receive buffer (measured), and
+    what was lost there should be asked again soon.
     """
 
     def __init__(
@@ -118,8 +120,9 @@ class UdpTransport:
             raise ValueError("name at least one name server")
         # Ids that a forger can't foresee come from the operating system, not from a seeded generator.
         self._rng = rng or random.SystemRandom()
-        self._attempts = tuple(servers[i % len(servers)] for i in range(max(ATTEMPTS, len(servers))))
-        self._patience = timeout / len(self._attempts)
+        count = max(ATTEMPTS, len(servers))
+        shares = [min(2**n, 4) for n in range(count)]
+        self._attempts = tuple((servers[n % len(servers)], timeout * shares[n] / sum(shares)) for n in range(count))
         self._sockets: dict[NameServer, list[_Socket]] = {server: [] for server in servers}
         self._closed = False
 
@@ -131,10 +134,10 @@ class UdpTransport:
             return Answer(Status.NXDOMAIN, name, detail=str(bad))
         failed = _Failed(Status.TIMEOUT, "no name server answered")
         gave_up: set[NameServer] = set()
-        for server in self._attempts:
+        for server, patience in self._attempts:
             if server in gave_up:
                 continue
-            outcome = await self._attempt(server, question)
+            outcome = await self._attempt(server, question, patience)
             if isinstance(outcome, Message):
                 if not outcome.answer.status.temporary:
                     return outcome.answer
@@ -142,11 +145,11 @@ class UdpTransport:
             failed = _as_failed(outcome, server)
         return Answer(failed.status, name, detail=failed.detail)
 
-    async def _attempt(self, server: NameServer, question: bytes) -> _Outcome:
+    async def _attempt(self, server: NameServer, question: bytes, patience: float) -> _Outcome:
         if self._closed:
             return _Failed(Status.TIMEOUT, "the resolver was closed")
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(patience):
                 outcome = await self._socket(server).ask(question)
                 if isinstance(outcome, Message) and outcome.truncated:
                     return await _over_tcp(server, encode_query(self._rng.getrandbits(16), question))
