@@ -178,7 +178,7 @@ class _Measured:
         *,
         catch_all_probe: bool,
         lane: Lane | None,
-        timeout: float,  # noqa: ASYNC109  the prober's own word
+        timeout: float,
     ) -> list[Probe]:
         """As :meth:`streams.checks.dialogue.Prober.ask`."""
         probes = await self.prober.ask(

@@ -70,7 +70,7 @@ def command(
         raise UserError(str(wrong)) from None
 
 
-async def _check(
+async def _check(  # noqa: PLR0917
     source: Iterable[str],
     settings: Settings,
     depth: Depth,

@@ -71,7 +71,7 @@ class Prober:
         memory: CatchAllMemory | None = None,
         sessions: Lanes = lane_sessions,
         clock: Callable[[], float] = time.monotonic,
-        rng: Callable[[], float] = random.SystemRandom().random,
+        rng: Callable[[], float] | None = None,
     ) -> None:
         self._pool = pool
         self._policies = policies or PolicyBook()
@@ -79,7 +79,7 @@ class Prober:
         self._memory = memory or CatchAllMemory(clock=clock)
         self._lane_sessions = sessions
         self._clock = clock
-        self._rng = rng
+        self._rng = rng or random.SystemRandom().random
         self._queues: dict[tuple[str, Lane | None], ProviderQueue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -60,7 +60,7 @@ class Prober(Protocol):
         *,
         catch_all_probe: bool,
         lane: Lane | None,
-        timeout: float,  # noqa: ASYNC109 - the seam's own word
+        timeout: float,
     ) -> list[Probe]: ...
 
 

@@ -195,9 +195,12 @@ class Rig:
         odd = {place for place, _, _ in report.wrong} | {*report.lost, *report.changed}
         said = [value.decode() for value in records if _place(value) in odd]
         return "\n".join(
-            [*self.timeline, f"{report.results} results, {report.repeats} repeats, faults: {report.faults}"]
-            + [f"{self.addresses.get(place)} {self.expected.get(place)}" for place in sorted(odd)][:20]
-            + said[:20]
+            [
+                *self.timeline,
+                f"{report.results} results, {report.repeats} repeats, faults: {report.faults}",
+                *[f"{self.addresses.get(place)} {self.expected.get(place)}" for place in sorted(odd)][:20],
+                *said[:20],
+            ]
         )
 
     @contextlib.asynccontextmanager

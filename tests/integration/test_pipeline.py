@@ -60,7 +60,9 @@ async def test_a_thousand_hostile_records_are_each_a_dead_letter_or_an_answer(br
         # A good request behind them: whoever died of one of them would not answer it.
         await system.send(world.samples()[:2])
         report = check(system.expected, await system.results(within=60.0))
-        assert not (report.lost or report.wrong or report.changed)
+        assert not (report.lost)
+        assert not (report.wrong)
+        assert not (report.changed)
         answered = await _answered(system, len(values))
         assert answered == set(range(len(values)))
         assert all(worker.running for worker in system.workers.values())
@@ -93,7 +95,7 @@ async def test_small_requests_do_not_wait_behind_a_flood(broker: Broker, tmp_pat
         busy = await _round_trips(system, few)
         print(f"idle {max(idle):.3f} s, behind {FLOOD} addresses {max(busy):.3f} s")
         assert max(busy) <= 2 * max(idle) + 1.0
-        assert not check(system.expected, await system.results(within=120.0)).faults
+        assert not check(system.expected, await system.results(within=60.0 + FLOOD / 400)).faults
 
 
 async def _round_trips(system: Rig, samples: list) -> list[float]:  # type: ignore[type-arg]
