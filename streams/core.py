@@ -57,7 +57,7 @@ async def open_core(
     """
     policies = PolicyBook(default=_policy(settings))
     pool = AsyncSMTPPool(
-        identity=Identity(settings.helo or socket.getfqdn(), settings.mail_from),
+        identity=Identity(settings.helo or socket.gethostname(), settings.mail_from),
         policies=policies,
         total=settings.sessions_total,
         on_event=on_event,
@@ -66,7 +66,6 @@ async def open_core(
         settings.resolvers,
         allowed_networks=settings.allowed_networks,
         timeout=settings.dns_timeout_s,
-        ipv6=_has_ipv6(),
         on_query=on_query,
     )
     prober = Prober(pool, policies=policies, port=settings.smtp_port)
@@ -84,13 +83,3 @@ def _policy(settings: Settings) -> ProviderPolicy:
         connect_timeout_s=settings.connect_timeout_s,
         command_timeout_s=settings.command_timeout_s,
     )
-
-
-def _has_ipv6() -> bool:
-    """True where the kernel has a route to a global IPv6 address; a UDP connect sends nothing."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.connect(("2001:4860:4860::8888", 53))
-    except OSError:
-        return False
-    return True
