@@ -13,7 +13,7 @@ QUICK = {
     "mail_from": "probe@mailvet.test",
     "connect_timeout_s": 1.0,
     "command_timeout_s": 2.0,
-    "dns_timeout_s": 1.0,
+    "dns_timeout_s": 2.5,
     "dialogue_deadline_s": 20.0,
 }
 
