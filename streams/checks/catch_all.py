@@ -25,13 +25,17 @@ class CatchAll:
 
 
 class CatchAllMemory:
-    """Domain to :class:`CatchAll`, for a while. An answer is kept ``ttl_s``, the lack of one ``unknown_ttl_s``."""
+    """Domain to :class:`CatchAll`, for a while. An answer is kept ``ttl_s``, the lack of one ``unknown_ttl_s``.
+
+    The latter is shorter than any greylist waits: whoever is accepted when asked again must not be told that nothing
+    is known of the domain because of what it said the first time.
+    """
 
     def __init__(
         self,
         *,
         ttl_s: float = 3600.0,
-        unknown_ttl_s: float = 60.0,
+        unknown_ttl_s: float = 10.0,
         size: int = 100_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

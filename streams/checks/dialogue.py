@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from schemas.vocabulary import Lane, Reason, Stage
+from streams.checks.brake import ABOUT_US, Brake
 from streams.checks.catch_all import CatchAll, CatchAllMemory, impossible_local
 from streams.checks.evidence import Failure, Prepared, Probe
 from streams.checks.jobs import Batch, Hosts, Job, ProviderQueue, hosts_of, preferred_of
@@ -69,6 +70,7 @@ class Prober:
         policies: PolicyBook | None = None,
         port: int = 25,
         memory: CatchAllMemory | None = None,
+        brake: Brake | None = None,
         sessions: Lanes = lane_sessions,
         clock: Callable[[], float] = time.monotonic,
         rng: Callable[[], float] | None = None,
@@ -77,6 +79,7 @@ class Prober:
         self._policies = policies or PolicyBook()
         self._port = port
         self._memory = memory or CatchAllMemory(clock=clock)
+        self._brake = brake or Brake(clock=clock)
         self._lane_sessions = sessions
         self._clock = clock
         self._rng = rng or random.SystemRandom().random
@@ -145,7 +148,10 @@ class Prober:
     async def _serve(self, queue: ProviderQueue, lane: Lane | None) -> None:
         try:
             while (job := queue.head()) is not None:
-                await self._visit(queue, job.hosts)
+                if (held := self._brake.held(queue.provider, job.domain)) is not None:
+                    self._refuse(queue, queue.take_alike(job), held)
+                else:
+                    await self._visit(queue, job.hosts)
         finally:
             queue.sessions -= 1
             if not queue.sessions and not queue.size:
@@ -155,8 +161,9 @@ class Prober:
         """One lease: ask until nobody waits who could share it, or the session has had enough."""
         try:
             async with self._pool.lease(queue.provider, hosts, timeout=LEASE_TIMEOUT_S) as connection:
-                while await self._converse(queue, hosts, connection):
-                    pass
+                used = connection.uses > 1
+                while await self._converse(queue, hosts, connection, used=used):
+                    used = True
         except ConnectFailed as failed:
             self._refuse(queue, queue.take_all(hosts), _unreachable(failed, queue.provider))
         except PoolTimeout:
@@ -168,12 +175,17 @@ class Prober:
             broken = Probe(Stage.CONNECT, failure=Failure.INTERNAL, detail="internal error", provider=queue.provider)
             self._refuse(queue, queue.take_all(hosts), broken)
 
-    async def _converse(self, queue: ProviderQueue, hosts: Hosts, connection: AsyncSMTPConnection) -> bool:
-        """One write and its replies. False when the session is of no more use to this queue."""
+    async def _converse(
+        self, queue: ProviderQueue, hosts: Hosts, connection: AsyncSMTPConnection, *, used: bool
+    ) -> bool:
+        """One write and its replies; ``used``: the session has answered before. False when it is of no more use."""
         one_domain = connection.policy.domains_per_transaction == 1
         chunk = queue.take(connection.room, hosts, connection.key[0], one_domain=one_domain)
         if not chunk:
             return False
+        chunk = self._unheld(queue, chunk)
+        if not chunk:
+            return True
         chunk = self._with_impossible(queue, chunk, connection)
         now = self._clock()
         for job in chunk:
@@ -183,11 +195,21 @@ class Prober:
             return True
         try:
             answers = await connection.ask([job.address for job in chunk], smtputf8=chunk[0].smtputf8)
-            self._settle(queue, connection, chunk, answers)
+            self._settle(queue, connection, chunk, answers, used=used)
         except BaseException:
             queue.add(reversed(chunk), front=True)
             raise
         return answers.ended is None and connection.room > 0
+
+    def _unheld(self, queue: ProviderQueue, chunk: Sequence[Job]) -> list[Job]:
+        """Those of a chunk that may be asked; the others hear at once what holds them back."""
+        free = []
+        for job in chunk:
+            if (held := self._brake.held(queue.provider, job.domain)) is None:
+                free.append(job)
+            else:
+                self._refuse(queue, [job], held)
+        return free
 
     # -- the recipient that can't exist ---------------------------------------------------------------------------
 
@@ -215,24 +237,56 @@ class Prober:
     # -- answers --------------------------------------------------------------------------------------------------
 
     def _settle(
-        self, queue: ProviderQueue, connection: AsyncSMTPConnection, chunk: list[Job], answers: Answers
+        self,
+        queue: ProviderQueue,
+        connection: AsyncSMTPConnection,
+        chunk: list[Job],
+        answers: Answers,
+        *,
+        used: bool,
     ) -> None:
         if answers.mail is not None and not answers.mail.positive:
-            # Nobody was asked for: what is said of the sender holds for everyone who waits for these hosts.
-            everyone = chunk + [job for hosts in {job.hosts for job in chunk} for job in queue.take_all(hosts)]
-            self._refuse(queue, everyone, self._of(connection, Stage.MAIL, answers.mail))
+            self._settle_mail(queue, connection, chunk, answers, answers.mail, used=used)
             return
         unanswered: list[tuple[Job, Reply | None]] = []
         for job, reply in zip(chunk, answers.replies, strict=True):
-            if reply is None or _about_session(reply, first=not unanswered and job is chunk[0]):
+            if reply is None or _about_session(reply, first=job is chunk[0] and not used):
                 unanswered.append((job, reply))
             else:
                 self._answered(queue, connection, job, reply)
         self._ask_again(queue, connection, unanswered, answers, progressed=len(unanswered) < len(chunk))
         self._ask_impossible(queue, chunk)
 
+    def _settle_mail(
+        self,
+        queue: ProviderQueue,
+        connection: AsyncSMTPConnection,
+        chunk: list[Job],
+        answers: Answers,
+        refusal: Reply,
+        *,
+        used: bool,
+    ) -> None:
+        """Nobody was asked for: what is said of the sender holds for everyone who waits for these hosts."""
+        if used and refusal.code == 421:
+            # The session has had its day (Exim: "too many messages in this connection"); a new one may do.
+            again = [(job, refusal) for job in chunk]
+            self._ask_again(queue, connection, again, answers, progressed=False, stage=Stage.MAIL)
+            return
+        # With SMTPUTF8 it may be the extension that was refused: then only those hear of it who need it.
+        utf8_only = chunk[0].smtputf8
+        everyone = chunk + [
+            job for hosts in {job.hosts for job in chunk} for job in queue.take_all(hosts, utf8_only=utf8_only)
+        ]
+        self._refuse(queue, everyone, self._of(connection, Stage.MAIL, refusal))
+
     def _answered(self, queue: ProviderQueue, connection: AsyncSMTPConnection, job: Job, reply: Reply) -> None:
-        refused = not reply.positive and match(reply, Stage.RCPT).reason is Reason.MAILBOX_NOT_FOUND
+        reason = match(reply, Stage.RCPT).reason
+        refused = not reply.positive and reason is Reason.MAILBOX_NOT_FOUND
+        if reply.code == 421 or reason in ABOUT_US:
+            self._brake.useless(queue.provider, job.domain, self._of(connection, Stage.RCPT, reply))
+        else:
+            self._brake.useful(queue.provider, job.domain)
         if job.batch is None:
             queue.asking.discard(job.domain)
             accepts = True if reply.positive else False if refused else None
@@ -262,8 +316,14 @@ class Prober:
         answers: Answers,
         *,
         progressed: bool,
+        stage: Stage = Stage.RCPT,
     ) -> None:
         """Queue what has no answer once more, and blame who may have ended the session: the first, or all."""
+        if unanswered and not progressed and answers.ended:
+            first, reply = unanswered[0]
+            failure = None if reply else FAILURES[answers.ended]
+            dead = self._of(connection, stage, reply, failure=failure, detail=answers.detail)
+            self._brake.useless(queue.provider, first.domain, dead)
         again = []
         for position, (job, reply) in enumerate(unanswered):
             if not progressed or position == 0:
@@ -271,7 +331,7 @@ class Prober:
             hopeless = answers.ended is Ended.TIMEOUT and not progressed
             if job.tries >= MAX_TRIES or hopeless:
                 failure = None if reply else FAILURES[answers.ended or Ended.TIMEOUT]
-                probe = self._of(connection, Stage.RCPT, reply, failure=failure, detail=answers.detail, job=job)
+                probe = self._of(connection, stage, reply, failure=failure, detail=answers.detail, job=job)
                 self._refuse(queue, [job], probe)
             else:
                 again.append(job)
@@ -284,7 +344,7 @@ class Prober:
                 queue.asking.discard(job.domain)
                 self._learn(queue, job.domain, CatchAll(None, probe.reply))
             else:
-                job.batch.settle(job.index, self._timed(probe, job))
+                job.settle(self._timed(probe, job))
 
     def _of(
         self,
@@ -321,10 +381,9 @@ def _about_session(reply: Reply, *, first: bool) -> bool:
 
 def _answer(job: Job, probe: Probe, catch_all: CatchAll | None, *, cached: bool) -> None:
     """Settle a job, with what is known of its domain."""
-    if job.batch is not None:
-        if catch_all is not None:
-            probe = replace(probe, catch_all=catch_all.accepts, catch_all_reply=catch_all.reply, cached=cached)
-        job.batch.settle(job.index, probe)
+    if catch_all is not None:
+        probe = replace(probe, catch_all=catch_all.accepts, catch_all_reply=catch_all.reply, cached=cached)
+    job.settle(probe)
 
 
 def _unreachable(failed: ConnectFailed, provider: str) -> Probe:

@@ -73,6 +73,11 @@ class Job:
         """True when nobody waits for the answer."""
         return self.batch is not None and self.batch.abandoned
 
+    def settle(self, probe: Probe) -> None:
+        """Tell whoever waits; for a job without a batch that is nobody."""
+        if self.batch is not None:
+            self.batch.settle(self.index, probe)
+
 
 @dataclass(slots=True)
 class Group:
@@ -154,13 +159,19 @@ class ProviderQueue:
                 break
         return chunk
 
-    def take_all(self, hosts: Hosts) -> list[Job]:
-        """Every job for these hosts: they all share one fate."""
+    def take_all(self, hosts: Hosts, *, utf8_only: bool = False) -> list[Job]:
+        """Every job for these hosts, or those of them that need SMTPUTF8: they all share one fate."""
+        keys = [key for key in self._sharing.get(hosts, ()) if self._groups[key].smtputf8 or not utf8_only]
+        return [job for key in keys for job in self._take_group(key)]
+
+    def take_alike(self, job: Job) -> list[Job]:
+        """The jobs that wait with ``job``: same domain, same hosts, same need for SMTPUTF8."""
+        return self._take_group((job.hosts, job.domain, job.smtputf8))
+
+    def _take_group(self, key: GroupKey) -> list[Job]:
         jobs: list[Job] = []
-        for key in list(self._sharing.get(hosts, ())):
-            group = self._groups[key]
-            self._move(group, jobs, self.size + len(jobs))
-            self._close(key)
+        self._move(self._groups[key], jobs, self.size)
+        self._close(key)
         return jobs
 
     def _move(self, group: Group, chunk: list[Job], room: int) -> None:

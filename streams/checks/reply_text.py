@@ -48,8 +48,8 @@ _STAGES = tuple(
     )
 )
 
-_ENHANCED_FIRST = re.compile(r"\W{0,3}([245]\.\d{1,3}\.\d{1,3})(?!\.?\d)")
-_ENHANCED_ANYWHERE = re.compile(r"(?<![\w./-])([245]\.\d{1,3}\.\d{1,3})(?!\.?\d)")
+_ENHANCED_FIRST = re.compile(r"\W{0,3}([245]\.[0-9]{1,3}\.[0-9]{1,3})(?!\.?\d)")
+_ENHANCED_ANYWHERE = re.compile(r"(?<![\w./-])([245]\.[0-9]{1,3}\.[0-9]{1,3})(?!\.?\d)")
 _REPEATED_CODE = re.compile(r"(?<![\d.])[245]\d\d[- ](?=[245]\.\d{1,3}\.\d{1,3}(?!\.?\d))|(?<=\s)[45]\d\d-(?=\D)")
 _ADDRESS = re.compile(r"[^\s<>\"'():;,\[\]=]+@[^\s<>\"'(),;:\[\]]+")
 _IP = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)|(?<![\w:])(?:[0-9a-f]{1,4}:){3,7}[0-9a-f:]*")
@@ -127,6 +127,11 @@ def fold(reply: Reply) -> str:
     text = _SESSION.sub("", text)  # differs each time, and would only fill the cache
     text = _ADDRESS.sub("@", _NESTED.sub("", _REPEATED_CODE.sub("", text)))
     return _SPACES.sub(" ", _IP.sub("[ip]", text)).strip()
+
+
+def without_addresses(reply: Reply) -> Reply:
+    """The reply as it may be shown to those who did not ask for it; the rules read it as they read the original."""
+    return Reply(reply.code, tuple(_ADDRESS.sub("@", line) for line in reply.lines))
 
 
 @lru_cache(maxsize=4096)

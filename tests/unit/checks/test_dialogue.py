@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from schemas.vocabulary import Lane, Stage
+from streams.checks.brake import IN_A_ROW, Brake
 from streams.checks.catch_all import CatchAll, CatchAllMemory, impossible_local
 from streams.checks.dialogue import Prober, lane_sessions
 from streams.checks.evidence import Failure, Prepared, Probe
@@ -37,6 +38,7 @@ class FakeConnection:
     host: Host
     provider: str
     room: int = 10
+    uses: int = 1
     capabilities: Capabilities = field(default_factory=Capabilities)
 
     @property
@@ -67,6 +69,7 @@ class FakePool:
     capabilities: Capabilities = field(default_factory=Capabilities)
     asked: list[tuple[str, ...]] = field(default_factory=list)
     leases: int = 0
+    uses: int = 1
     open: int = 0
     most: int = 0
 
@@ -79,7 +82,7 @@ class FakePool:
             await asyncio.sleep(0)
             if self.failures:
                 raise self.failures.pop(0)
-            yield FakeConnection(self, hosts[0], provider, capabilities=self.capabilities)
+            yield FakeConnection(self, hosts[0], provider, uses=self.uses, capabilities=self.capabilities)
         finally:
             self.open -= 1
 
@@ -350,3 +353,81 @@ def test_what_is_known_of_domains_is_forgotten_in_time_and_in_bounds() -> None:
 def test_the_impossible_recipient_is_a_plain_word() -> None:
     assert impossible_local(lambda: 0.0) == "a" * 20
     assert impossible_local(lambda: 0.999) == "z" + "9" * 19
+
+
+# -- a server that speaks of us ---------------------------------------------------------------------------------
+
+
+BLOCKED = Reply(554, ("5.7.1 Client host [192.0.2.1] blocked using zen.example.org",))
+
+
+async def test_a_provider_that_blocks_us_is_not_asked_for_everyone() -> None:
+    pool = FakePool(server=lambda _: BLOCKED)
+    probes = await ask(pool, *(f"user{n}@a.test" for n in range(1000)))
+    assert {probe.reply for probe in probes} == {BLOCKED}
+    assert sum(map(len, pool.asked)) <= 60
+    assert sum(probe.cached for probe in probes) >= 940
+
+
+async def test_a_server_that_hangs_up_on_everyone_is_not_dialled_for_everyone() -> None:
+    pool = FakePool(script=[said([None] * 10, Ended.CLOSED)] * 100)
+    probes = await ask(pool, *(f"user{n}@a.test" for n in range(1000)))
+    assert {probe.failure for probe in probes} == {Failure.CLOSED}
+    assert pool.leases <= 20
+
+
+async def test_a_block_of_one_domain_is_not_its_neighbours() -> None:
+    pool = FakePool(server=lambda address: BLOCKED if address.endswith("@a.test") else known(address))
+    of = prober(pool)
+    a, b = await asyncio.gather(
+        ask(pool, *(f"user{n}@a.test" for n in range(200)), of=of),
+        ask(pool, *(f"user{n}@b.test" for n in range(20)), of=of),
+    )
+    assert {probe.reply for probe in a} == {BLOCKED}
+    assert {probe.reply for probe in b} == {OK}
+
+
+async def test_421_at_mail_is_believed_of_a_new_session_only() -> None:
+    enough = lambda _: Answers(ENOUGH, (None,) * 10, Ended.CLOSED, "421")  # noqa: E731
+    first = FakePool(script=[enough])
+    assert [probe.reply for probe in await ask(first, "user@a.test")] == [ENOUGH]
+    used = FakePool(script=[lambda recipients: Answers(ENOUGH, (None,) * len(recipients), Ended.CLOSED)], uses=2)
+    assert [probe.reply for probe in await ask(used, "user@a.test")] == [OK]
+    assert used.leases == 2
+
+
+async def test_421_at_mail_of_used_sessions_twice_is_the_answer() -> None:
+    refuse = lambda recipients: Answers(ENOUGH, (None,) * len(recipients), Ended.CLOSED)  # noqa: E731
+    (probe,) = await ask(FakePool(script=[refuse, refuse], uses=2), "user@a.test")
+    assert (probe.reply, probe.stage) == (ENOUGH, Stage.MAIL)
+
+
+async def test_421_as_the_first_reply_of_a_used_session_is_asked_again() -> None:
+    pool = FakePool(script=[lambda recipients: Answers(None, (ENOUGH,) * len(recipients), Ended.CLOSED)], uses=2)
+    assert [probe.reply for probe in await ask(pool, "user@a.test")] == [OK]
+
+
+async def test_a_refusal_of_smtputf8_at_mail_is_for_those_who_need_it() -> None:
+    refusal = Reply(553, ("5.6.7 SMTPUTF8 refused",))
+
+    def server(recipients: Sequence[str]) -> Answers:
+        utf8 = not recipients[0].isascii()
+        return Answers(refusal if utf8 else None, tuple(None if utf8 else known(each) for each in recipients))
+
+    pool = FakePool(script=[server] * 10, capabilities=Capabilities(smtputf8=True))
+    pool.policies = PolicyBook(ProviderPolicy(sessions=1))
+    probes = await ask(pool, "usér@a.test", "user1@a.test", "üser@a.test", *(f"user{n}@a.test" for n in range(30)))
+    assert [probe.reply for probe in probes[:3]] == [refusal, OK, refusal]
+    assert {probe.reply for probe in probes[3:]} == {OK}
+
+
+@pytest.mark.parametrize("one_domain", [0, 1])
+async def test_who_is_held_is_left_out_of_a_session_that_is_there(one_domain: int) -> None:
+    brake = Brake()
+    for _ in range(IN_A_ROW):
+        brake.useless("p", "b.test", Probe(Stage.RCPT, BLOCKED))
+    pool = FakePool(policies=PolicyBook(ProviderPolicy(sessions=1, domains_per_transaction=one_domain)))
+    of = Prober(pool, policies=pool.policies, brake=brake, rng=lambda: 0.5)  # type: ignore[arg-type]
+    a, b = await asyncio.gather(ask(pool, "user1@a.test", "user2@a.test", of=of), ask(pool, "user1@b.test", of=of))
+    assert [probe.reply for probe in (*a, *b)] == [OK, OK, BLOCKED]
+    assert not any(address.endswith("@b.test") for asked in pool.asked for address in asked)

@@ -132,3 +132,20 @@ def test_every_job_is_taken_once(jobs: list[tuple[int, str, bool]], rooms: list[
 @pytest.mark.parametrize("room", [1, 3])
 def test_a_small_room_is_kept(room: int) -> None:
     assert len(take(queue(*(job(f"{n}@d{n}.test") for n in range(9))), room)) == room
+
+
+def test_those_who_wait_with_a_job_are_taken_together() -> None:
+    waiting = queue(job("x@a.test"), job("y@b.test"), job("é@a.test"), job("z@a.test"))
+    assert [each.address for each in waiting.take_alike(job("q@a.test"))] == ["x@a.test", "z@a.test"]
+    assert waiting.size == 2
+    assert take(waiting, 10) == ["y@b.test"]
+
+
+def test_all_who_need_smtputf8_are_taken_from_among_the_others() -> None:
+    waiting = queue(job("x@a.test"), job("é@a.test"), job("ü@b.test"))
+    assert [each.address for each in waiting.take_all((FIRST,), utf8_only=True)] == ["é@a.test", "ü@b.test"]
+    assert [each.address for each in waiting.take_all((FIRST,))] == ["x@a.test"]
+
+
+def test_of_a_job_without_a_batch_nobody_hears() -> None:
+    job("x@a.test").settle(Probe(Stage.RCPT))

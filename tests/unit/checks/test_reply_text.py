@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from schemas.vocabulary import Stage
 from streams.checks.reply_rules import match
-from streams.checks.reply_text import enhanced_of, fold, parse_reply, printable, unwrap
+from streams.checks.reply_text import enhanced_of, fold, parse_reply, printable, unwrap, without_addresses
 from streams.smtp.replies import Reply
 
 
@@ -128,3 +128,14 @@ def test_any_text_at_all_is_read(text):
 @given(st.text(max_size=2000))
 def test_printable_keeps_512_bytes(text):
     assert len(printable(text).encode()) <= 512
+
+
+def test_a_reply_without_addresses_means_what_it_meant() -> None:
+    reply = Reply(554, ("5.7.1 <alice@a.test>: blocked,", "ask bob@b.test"))
+    assert without_addresses(reply) == Reply(554, ("5.7.1 <@>: blocked,", "ask @"))
+    assert fold(without_addresses(reply)) == fold(reply)
+
+
+@pytest.mark.parametrize("line", ["5.1.\u0661 x", "x (5.\uff11.1)"])
+def test_digits_of_an_enhanced_code_are_ascii(line: str) -> None:
+    assert enhanced_of(Reply(550, (line,))) is None
