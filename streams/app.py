@@ -19,7 +19,8 @@ from streams.delivery import Producer
 from streams.dns.answers import MailRoute
 from streams.engine import Engine, engine, subscribe, table
 from streams.group import Group
-from streams.metrics import Labels, Metrics
+from streams.metrics import Metrics
+from streams.observe import PoolObserver
 from streams.records import Outgoing
 from streams.roles.completion import Completion
 from streams.roles.gate import Gate
@@ -28,7 +29,6 @@ from streams.roles.retry import RetryService
 from streams.roles.route import Route
 from streams.roles.upkeep import record_key
 from streams.settings import Settings
-from streams.smtp.lifecycle import Event
 from streams.subscription import Subscription
 from streams.tables import TABLES, DurableTable, changelog_topics
 
@@ -52,9 +52,10 @@ async def open_worker(roles: Sequence[str], settings: Settings, metrics: Metrics
     async with AsyncExitStack() as stack:
         parts = _Parts(settings, metrics)
         if {"route", "probe"} & set(roles):
-            core = open_core(settings, on_event=parts.session_changed, on_query=parts.dns_asked)
+            observer = PoolObserver(metrics)
+            core = open_core(settings, observer=observer, on_query=parts.dns_asked)
             parts.core = await stack.enter_async_context(core)
-            metrics.smtp_sessions.read(parts.sessions)
+            observer.read(parts.core.pool.snapshot)
         yield parts.group(roles)
 
 
@@ -149,18 +150,10 @@ class _Parts:
 
     # -- what metrics ask -------------------------------------------------------------------------------------------
 
-    def session_changed(self, event: Event) -> None:
-        """A session of the pool is in another state."""
-        self.metrics.smtp_events.labels(event.after).inc()
-
     def dns_asked(self, _name: str, _type: str, status: str, seconds: float) -> None:
         """A question went out to a name server."""
         self.metrics.dns_queries.labels(status).inc()
         self.metrics.dns_seconds.observe(seconds)
-
-    def sessions(self) -> Mapping[Labels, float]:
-        """The pool's sessions by state, at a scrape."""
-        return {(state,): float(count) for state, count in self._core().pool.snapshot().states.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from schemas.vocabulary import Lane
 from streams.checks.dialogue import Prober
@@ -14,8 +15,15 @@ from streams.dns.resolver import MailResolver
 from streams.settings import Settings
 from streams.smtp._async.pool import AsyncSMTPPool
 from streams.smtp.identity import Identity
-from streams.smtp.lifecycle import Event
+from streams.smtp.lifecycle import Event, Notice
 from streams.smtp.policy import PolicyBook, ProviderPolicy
+
+
+class Observer(Protocol):
+    """Who is told what the pool does."""
+
+    def on_event(self, event: Event) -> None: ...
+    def on_notice(self, notice: Notice) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,7 @@ class Core:
 async def open_core(
     settings: Settings,
     *,
-    on_event: Callable[[Event], None] | None = None,
+    observer: Observer | None = None,
     on_query: Callable[[str, str, str, float], None] | None = None,
 ) -> AsyncIterator[Core]:
     """The core for as long as the block runs; sessions are closed after it.
@@ -60,7 +68,8 @@ async def open_core(
         identity=Identity(settings.helo or socket.gethostname(), settings.mail_from),
         policies=policies,
         total=settings.sessions_total,
-        on_event=on_event,
+        on_event=observer.on_event if observer else None,
+        on_notice=observer.on_notice if observer else None,
     )
     resolver = MailResolver(
         settings.resolvers,

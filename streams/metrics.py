@@ -60,6 +60,16 @@ class Metrics:
             "smtp_replies", "Replies by stage and class: 2xx to 5xx, or none.", "stage", "class"
         )
         self.smtp_events = counter("smtp_events", "What happened to sessions: opened, reused, closed, ...", "event")
+        self.smtp_wait_seconds = histogram(
+            "smtp_wait_seconds", "Waiting for a session, where one had to.", "outcome", buckets=DIALOGUE_BUCKETS
+        )
+        self.smtp_dial_seconds = histogram(
+            "smtp_dial_seconds", "From a dial to the session or its failure.", "outcome", buckets=DIALOGUE_BUCKETS
+        )
+        self.smtp_health_checks = counter("smtp_health_checks", "What the pool asked for itself.", "outcome")
+        self.smtp_breaker_changes = counter(
+            "smtp_breaker_changes", "Breakers that came into a state; of a provider or a host.", "scope", "state"
+        )
         self.dns_queries = counter("dns_queries", "Queries that were not answered from the cache.", "outcome")
         self.dns_seconds = histogram("dns_seconds", "Looking up where a domain's mail goes.", buckets=DIALOGUE_BUCKETS)
 
@@ -68,6 +78,11 @@ class Metrics:
             "oldest_unacked_seconds", "Age of the oldest record that is not acknowledged.", ("role", "topic"), registry
         )
         self.smtp_sessions = _AtScrape("smtp_sessions", "Sessions of the pool, by state.", ("state",), registry)
+        self.smtp_breakers = _AtScrape("smtp_breakers", "Breakers of providers, by state.", ("state",), registry)
+        self.smtp_error_ratio = _AtScrape(
+            "smtp_error_ratio", "Of the last minute's dials and asks, the part that did not end well.", (), registry
+        )
+        self.smtp_waiters = _AtScrape("smtp_waiters", "Callers that wait for a session.", (), registry)
         self.table_rows = _AtScrape("table_rows", "Rows of the tables that this worker holds.", ("table",), registry)
 
     def document(self) -> str:

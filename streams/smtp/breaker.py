@@ -14,6 +14,7 @@ from schemas.vocabulary import Stage
 from streams.smtp.errors import DialAttempt, DialFailure
 from streams.smtp.hosts import Host
 from streams.smtp.policy import ProviderPolicy
+from streams.smtp.window import ErrorWindow
 
 MAX_HOSTS = 1000
 """Failing hosts of one provider that are remembered; the oldest are forgotten first."""
@@ -44,6 +45,8 @@ class Breaker:
     opened: int = 0
     retry_at: float = 0.0
     trying: bool = False
+    told: BreakerState = BreakerState.CLOSED
+    """The state that was told of last."""
 
     def state(self, now: float) -> BreakerState:
         """At this moment; "half open" as soon as one caller may try, or does."""
@@ -73,10 +76,14 @@ class Breaker:
         self.trying = False
 
 
+Change = tuple[Host | None, BreakerState]
+"""Whose breaker (None: the provider's) is now what."""
+
+
 class Health:
     """The breakers of one provider and of its hosts. Hosts that never failed have none."""
 
-    __slots__ = ("_last", "_policy", "_serial", "hosts", "provider")
+    __slots__ = ("_last", "_policy", "_serial", "changes", "hosts", "provider", "window")
 
     def __init__(self, policy: ProviderPolicy) -> None:
         self._policy = policy
@@ -84,11 +91,19 @@ class Health:
         self.hosts: OrderedDict[Host, Breaker] = OrderedDict()
         self._last: dict[Host, DialAttempt] = {}
         self._serial = 0
+        self.window = ErrorWindow()
+        self.changes: list[Change] = []
+        """What became of breakers; whoever tells of it empties the list."""
 
     @property
     def blank(self) -> bool:
-        """Nothing has failed since the last success."""
-        return not (self.hosts or self.provider.culprits)
+        """Nothing has failed of late."""
+        return not self.hosts and not self.provider.culprits and self.window.clean
+
+    def retry_at(self, host: Host) -> float:
+        """When a host that is left alone may be dialled again."""
+        own = self.hosts.get(host)
+        return max(self.provider.retry_at, own.retry_at if own is not None else 0.0)
 
     def left_alone(self, now: float) -> int:
         """Hosts whose breaker is not closed."""
@@ -103,12 +118,17 @@ class Health:
             if breaker is not None:
                 breaker.abandoned()
             return self._old(host, self.provider, now)
+        self._tell_of(host, now, BreakerState.HALF_OPEN)
         return None
 
     def succeeded(self, host: Host) -> None:
         """The host is well, and so its provider is not down."""
-        self.hosts.pop(host, None)
+        own = self.hosts.pop(host, None)
         self._last.pop(host, None)
+        if own is not None and own.opened:
+            self.changes.append((host, BreakerState.CLOSED))
+        if self.provider.opened:
+            self.changes.append((None, BreakerState.CLOSED))
         self.provider = self._breaker(PROVIDER_FACTOR)
 
     def failed(self, attempt: DialAttempt, now: float, chance: float) -> None:
@@ -118,6 +138,7 @@ class Health:
         self.hosts.setdefault(host, self._breaker()).failed(self._serial, now, chance)
         self.provider.failed(host, now, chance)
         self._last[host] = attempt
+        self._tell_of(host, now, BreakerState.OPEN)
         if len(self.hosts) > MAX_HOSTS:
             oldest, _ = self.hosts.popitem(last=False)
             self._last.pop(oldest, None)
@@ -127,6 +148,14 @@ class Health:
         self.provider.abandoned()
         if (breaker := self.hosts.get(host)) is not None:
             breaker.abandoned()
+
+    def _tell_of(self, host: Host, now: float, state: BreakerState) -> None:
+        """Those of the two breakers of a dial that have come into ``state`` by it."""
+        own = self.hosts.get(host)
+        for name, breaker in ((host, own), (None, self.provider)):
+            if breaker is not None and breaker.told is not state and breaker.state(now) is state:
+                breaker.told = state
+                self.changes.append((name, state))
 
     def _old(self, host: Host, breaker: Breaker, now: float) -> DialAttempt:
         last = self._last.get(host) or DialAttempt(

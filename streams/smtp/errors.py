@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -52,10 +53,24 @@ class DialAttempt:
     reply: Reply | None = None
     failure: DialFailure | None = None
     detail: str = ""
+    local: bool = False
+    """This machine could not dial (no file descriptor, no port, no memory): it says nothing about the host."""
 
     def __str__(self) -> str:
         why = "; ".join(str(part) for part in (self.reply, self.detail) if part) or str(self.failure)
         return f"{self.host.name} [{self.host.address}]:{self.host.port} at {self.stage}: {why}"
+
+
+_LOCAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
+
+def is_local(error: BaseException | None) -> bool:
+    """True when an error of a dial, or one of those that led to it, is this machine's own want."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _LOCAL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class DialFailed(SMTPError, ConnectionError):

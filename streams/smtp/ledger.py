@@ -10,15 +10,19 @@ ones): a claim is granted by looking at its own account, and a freed place goes 
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
-from streams.smtp.breaker import Health
+from streams.smtp.breaker import BreakerState, Health
 from streams.smtp.hosts import Host
 from streams.smtp.lifecycle import Life
 from streams.smtp.policy import Learned, PolicyBook, ProviderPolicy
 
 MAX_LEARNED = 10_000
 """Providers without a connection whose lessons are remembered; the oldest are forgotten first."""
+
+MAX_RECOVERIES = 1000
+"""Hosts that wait to be dialled by the pool itself; further ones wait for a caller."""
 
 Key = tuple[str, int]
 
@@ -29,7 +33,13 @@ class Pooled(Protocol):
     provider: str
     key: Key
     idle_since: float
+    born: float
+    max_age_s: float
     policy: ProviderPolicy
+
+    @property
+    def check_at(self) -> float:
+        """When it shall be asked whether it lives, while it is idle."""
 
     def ending(self) -> tuple[Life, str] | None:
         """How and why it must end, or None when it can be given out again."""
@@ -86,6 +96,8 @@ class Ledger(Generic[C]):
         """All idle connections, the longest idle first."""
         self.closing: list[tuple[C, Life, str]] = []
         """Off the books, and to be closed: each with the state to take and the cause."""
+        self.recoveries: dict[tuple[str, Host], float] = {}
+        """When a host of a provider is dialled again by the pool itself."""
         self._starved: OrderedDict[Account[C], None] = OrderedDict()
         """Accounts with waiters that only the global limit holds back, in turn."""
         self._memory: OrderedDict[str, tuple[Learned, Health]] = OrderedDict()
@@ -143,11 +155,48 @@ class Ledger(Generic[C]):
         if connection in self.idle:
             self._retire(connection, life, cause)
 
-    def sweep(self, now: float) -> float | None:
-        """Retire what has been idle too long; seconds until the next sweep is due, None when nothing is idle."""
-        for connection in [each for each in self.idle if _expires(each) <= now]:
-            self.lost(connection, Life.DRAINING, "idle expiry")
-        return min((_expires(each) - now for each in self.idle), default=None)
+    def sweep(self, now: float) -> None:
+        """Retire what has been idle too long."""
+        for connection in [each for each in self.idle if self._expires(each) <= now]:
+            # Each that goes may leave the next one among those that are kept warm.
+            if connection in self.idle and self._expires(connection) <= now:
+                self.lost(connection, Life.DRAINING, "idle expiry")
+
+    def overdue(self, now: float, limit: int) -> list[C]:
+        """Up to ``limit`` idle connections that shall be asked whether they live: the caller has them now."""
+        taken = list(islice((each for each in self.idle if each.check_at <= now), limit))
+        for connection in taken:
+            self._unlist(connection)
+        return taken
+
+    def next_due(self) -> float:
+        """When the first idle connection expires or is to be asked, or the first host dialled again; may be past."""
+        idle = (min(self._expires(each), each.check_at) for each in self.idle)
+        return min(chain(idle, self.recoveries.values()), default=float("inf"))
+
+    # Hosts that were left alone, and that somebody wanted meanwhile
+
+    def wanted(self, account: Account[C], host: Host, now: float) -> None:
+        """Somebody was told that ``host`` is left alone: it shall be dialled as soon as that is over."""
+        due = account.health.retry_at(host)
+        if due > now and len(self.recoveries) < MAX_RECOVERIES:
+            self.recoveries[account.name, host] = due
+
+    def recoverable(self, now: float, limit: int) -> list[tuple[str, Host]]:
+        """Up to ``limit`` hosts (with their provider) that shall be dialled now; the caller does."""
+        due = list(islice((each for each, at in self.recoveries.items() if at <= now), limit))
+        for each in due:
+            del self.recoveries[each]
+        return due
+
+    def troubled(self, now: float) -> dict[str, Account[C]]:
+        """Accounts of all providers that have connections or callers, or a breaker that is not closed."""
+        remembered = {
+            name: Account[C](name, self.book.policy(name), learned, health)
+            for name, (learned, health) in self._memory.items()
+            if health.left_alone(now) or health.provider.state(now) is not BreakerState.CLOSED
+        }
+        return {**remembered, **self.accounts}
 
     def waiters(self) -> int:
         """Callers that wait, over all providers."""
@@ -217,6 +266,12 @@ class Ledger(Generic[C]):
 
     # Bookkeeping
 
+    def _expires(self, connection: C) -> float:
+        """When an idle connection shall go; one that is kept warm stays until it is too old."""
+        if self.accounts[connection.provider].open <= connection.policy.warm:
+            return connection.born + connection.max_age_s
+        return connection.idle_since + connection.policy.idle_expiry_s
+
     def _retire(self, connection: C, life: Life, cause: str) -> None:
         """An idle connection ends, and its place goes to whoever waits."""
         self._unlist(connection)
@@ -251,7 +306,3 @@ class Ledger(Generic[C]):
             self._memory[account.name] = account.learned, account.health
             if len(self._memory) > MAX_LEARNED:
                 self._memory.popitem(last=False)
-
-
-def _expires(connection: Pooled) -> float:
-    return connection.idle_since + connection.policy.idle_expiry_s

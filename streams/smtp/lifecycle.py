@@ -10,11 +10,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import TypeVar
 
 from streams.smtp.breaker import BreakerState
 from streams.smtp.hosts import Host
+from streams.smtp.window import ErrorRate
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Life(StrEnum):
@@ -52,7 +55,7 @@ TRANSITIONS: Mapping[Life, Mapping[Life, str]] = MappingProxyType(
         ),
         Life.IDLE: MappingProxyType(
             {
-                Life.BUSY: "leased again",
+                Life.BUSY: "leased again, or asked whether it lives",
                 Life.DRAINING: "expired, evicted or too old",
                 Life.BROKEN: "the server closed it",
             }
@@ -74,6 +77,31 @@ class Event:
     before: Life | None
     after: Life
     cause: str
+
+
+class Kind(StrEnum):
+    """What a :class:`Notice` tells of."""
+
+    WAIT = "wait"
+    """A lease waited for a session; outcome "served" or "in vain"."""
+    DIAL = "dial"
+    """One host was dialled; outcome "ok", the reply's class ("4xx", "5xx") or the failure."""
+    HEALTH_CHECK = "health_check"
+    """The pool asked for itself; outcome "alive" or "dead" (NOOP), "recovered" or "down" (a dial)."""
+    BREAKER = "breaker"
+    """A breaker is in another state, the outcome; ``host`` is None for that of the provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What happened to a provider, beside the changes of its connections. ``seconds``: how long it took, where told."""
+
+    time: float
+    kind: Kind
+    provider: str
+    outcome: str
+    host: Host | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +126,8 @@ class ProviderView:
     breaker: BreakerState
     hosts_left_alone: int
     """Hosts whose own breaker is not closed."""
+    error_rate: ErrorRate
+    """Of the last minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +139,7 @@ class Snapshot:
     states: Mapping[Life, int]
     waiters: int
     providers: Mapping[str, ProviderView]
+    """Those with sessions or waiters, and those that are left alone."""
     connections: tuple[ConnectionView, ...]
     counters: Mapping[str, int]
     """See :data:`COUNTERS`."""
@@ -135,6 +166,7 @@ COUNTERS: Mapping[str, str] = MappingProxyType(
         "dials_spared": "hosts that were not dialled because their breaker was open",
         "drained": "sessions that we ended",
         "broken": "sessions that the server or the network ended",
+        "checks": "health checks begun: NOOP on idle sessions, dials of hosts that were left alone",
     }
 )
 """The counters of a snapshot; they only grow."""
@@ -146,6 +178,7 @@ class Recorder:
 
     clock: Callable[[], float]
     on_event: Callable[[Event], None] | None = None
+    on_notice: Callable[[Notice], None] | None = None
     lock: AbstractContextManager[object] = field(default_factory=nullcontext)
     """The pool's; a thread may hold it already."""
     counters: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(COUNTERS, 0)))
@@ -159,20 +192,30 @@ class Recorder:
                 self.count("drained")
             elif after is Life.BROKEN and before in (Life.BUSY, Life.IDLE):
                 self.count("broken")
-            if self.on_event is not None:
-                self._tell(Event(self.clock(), provider, host, before, after, cause))
+            _tell(self.on_event, lambda: Event(self.clock(), provider, host, before, after, cause))
         return after
+
+    def notice(
+        self, kind: Kind, provider: str, outcome: str, *, host: Host | None = None, seconds: float | None = None
+    ) -> None:
+        """Tell of what is no change of a connection."""
+        with self.lock:
+            _tell(self.on_notice, lambda: Notice(self.clock(), kind, provider, outcome, host, seconds))
 
     def count(self, counter: str) -> None:
         """One more of ``counter``, which stands in :data:`COUNTERS`."""
         with self.lock:
             self.counters[counter] += 1
 
-    def _tell(self, event: Event) -> None:
-        try:
-            self.on_event(event)  # type: ignore[misc]  # move() has looked
-        except Exception:  # noqa: BLE001  # whatever an observer does
-            _log.exception("on_event failed on %s", event)
+
+def _tell(observer: Callable[[T], None] | None, make: Callable[[], T]) -> None:
+    if observer is None:
+        return
+    told = make()
+    try:
+        observer(told)
+    except Exception:  # noqa: BLE001  # whatever an observer does
+        _log.exception("an observer failed on %s", told)
 
 
 def diagram() -> str:

@@ -56,6 +56,13 @@ class ProviderPolicy:
     idle_expiry_s: float = 20.0
     """Shorter than any server's patience with a silent client, so that a session found idle is nearly always alive."""
 
+    noop_after_s: float = 10.0
+    """An idle session is asked with NOOP whether it lives after so long, and again; 0: never. With the default expiry
+    that is once: a connection that died without a word costs a caller ``command_timeout_s`` if nobody looks."""
+
+    warm: int = 0
+    """Sessions that are kept, and opened anew when they end, once the provider was asked for; within ``sessions``."""
+
     connect_timeout_s: float = 10.0
     """For the TCP handshake, and again for the banner and for each reply until the session is ready."""
 
@@ -76,6 +83,8 @@ class ProviderPolicy:
     def __post_init__(self) -> None:
         if self.breaker_failures < 1:
             raise ValueError("breaker_failures must be 1 or more")
+        if not 0 <= self.warm <= self.sessions:
+            raise ValueError("warm must be 0 to sessions")
         if self.sessions < 1 or self.rcpt_per_transaction < 1:
             raise ValueError("sessions and rcpt_per_transaction must be 1 or more")
         if self.min_errors_left < 1 or 0 < self.error_budget < self.min_errors_left:
@@ -211,6 +220,12 @@ def chunk_size(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int:
     resets = nonmail_left(policy, usage)
     room = max(0, limit - usage.recipients) + limit * (1 if resets is None else resets)
     return min(size for size in (room, errors_left(policy, usage), learned.batch) if size is not None)
+
+
+def may_check(policy: ProviderPolicy, usage: Usage) -> bool:
+    """True when an idle session may be asked with NOOP: one of the budget stays for RSET."""
+    left = nonmail_left(policy, usage)
+    return bool(policy.noop_after_s) and (left is None or left > 1)
 
 
 def max_age(policy: ProviderPolicy, chance: float) -> float:

@@ -11,9 +11,11 @@ from streams.smtp.hosts import Host
 from streams.smtp.identity import Identity
 from streams.smtp.lifecycle import ConnectionView, Life, Recorder
 from streams.smtp.policy import Learned, ProviderPolicy, StartTLS
-from streams.smtp.session import Ended, Session, line
+from streams.smtp.session import Ended, Session, Verb, line
+from streams.smtp.window import ErrorWindow
 
 _QUIT = line("QUIT")
+_NOOP = line("NOOP")
 
 
 class AsyncSMTPConnection:
@@ -26,7 +28,9 @@ class AsyncSMTPConnection:
         "_link",
         "_recorder",
         "_stalled",
+        "_window",
         "born",
+        "checked_at",
         "host",
         "idle_since",
         "key",
@@ -48,6 +52,7 @@ class AsyncSMTPConnection:
         recorder: Recorder,
         clock: Callable[[], float] = time.monotonic,
         chance: float = 0.0,
+        window: ErrorWindow | None = None,
     ) -> None:
         self.provider = provider
         self.policy = policy
@@ -56,7 +61,7 @@ class AsyncSMTPConnection:
         """Address and port of the socket."""
         self.session = Session()
         self.state = recorder.move(provider, None, None, Life.DIALLING, "lease")
-        self.born = self.idle_since = clock()
+        self.born = self.idle_since = self.checked_at = clock()
         self.max_age_s = rules.max_age(policy, chance)
         self.uses = 0
         self._learned = learned
@@ -65,6 +70,7 @@ class AsyncSMTPConnection:
         self._clock = clock
         self._link: AsyncLink | None = None
         self._stalled = False
+        self._window = window or ErrorWindow()
 
     def __repr__(self) -> str:
         where = f"{self.host.name} [{self.host.address}]:{self.host.port}" if self.host else "nowhere yet"
@@ -106,6 +112,8 @@ class AsyncSMTPConnection:
         if self._must_encrypt(answers):
             if (failure := await self._start_tls(deadline)) is not None:
                 return Answers(None, answers.replies, self.session.ended, failure)
+            if smtputf8 and not self.capabilities.smtputf8:
+                return Answers(None, answers.replies, None, "SMTPUTF8 is not offered any more, now that TLS is on")
             answers = await self._exchange(recipients, smtputf8, fresh, deadline)
         return answers
 
@@ -134,6 +142,7 @@ class AsyncSMTPConnection:
             exchange.receive(surplus)
         if self.session.ended is None:
             self._learned.answered(exchange.heard)
+        self._count(failed=self.session.ended is not None)
         return exchange.answers()
 
     async def _hear(self, exchange: Exchange, link: AsyncLink, deadline: float) -> None:
@@ -150,6 +159,10 @@ class AsyncSMTPConnection:
             except TimeoutError:
                 self._silence(exchange, stalled=stall and self._clock() < deadline)
 
+    def _count(self, *, failed: bool) -> None:
+        with self._recorder.lock:
+            self._window.add(self._clock(), failed=failed)
+
     def _silence(self, exchange: Exchange, *, stalled: bool) -> None:
         if stalled:
             self._learned.stalled(exchange.heard)
@@ -163,6 +176,21 @@ class AsyncSMTPConnection:
         return Answers(
             None, (None,) * recipients, session.ended or Ended.CLOSED, session.detail or "the session is spent"
         )
+
+    async def lives(self, timeout: float) -> bool:
+        """Ask an idle session with NOOP, and wait up to ``timeout`` seconds for whatever it says."""
+        link = self._open_link()
+        if not self.alive():
+            return False
+        self.session.say(Verb.NOOP)
+        link.write(_NOOP)
+        deadline = self._clock() + timeout
+        while self.session.in_flight and not self.session.ended:
+            try:
+                self.session.receive(await link.read(max(0.0, deadline - self._clock())))
+            except TimeoutError:
+                self.session.end(Ended.TIMEOUT, "no reply to NOOP")
+        return self.session.ended is None
 
     # STARTTLS where the server insists
 
@@ -239,6 +267,12 @@ class AsyncSMTPConnection:
             max_age_s=self.max_age_s,
         )
         return (Life.DRAINING, cause) if cause else None
+
+    @property
+    def check_at(self) -> float:
+        """When it shall be asked whether it lives, while it is idle."""
+        checked = self.checked_at + self.policy.noop_after_s
+        return checked if rules.may_check(self.policy, self.session.usage) else float("inf")
 
     def close(self, life: Life, cause: str) -> None:
         """End the connection: QUIT, not waited for, when ``life`` is draining; without a word when it is broken."""

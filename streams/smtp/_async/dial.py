@@ -23,7 +23,7 @@ from aiosmtplib import (
 
 from schemas.vocabulary import Stage
 from streams.smtp._async.link import MAX_UNREAD, AsyncLink, StreamLink
-from streams.smtp.errors import DialAttempt, DialFailed, DialFailure, RemoteProtocolError
+from streams.smtp.errors import DialAttempt, DialFailed, DialFailure, RemoteProtocolError, is_local
 from streams.smtp.exchange import Capabilities
 from streams.smtp.hosts import Host
 from streams.smtp.replies import Reply, ReplyParser
@@ -197,9 +197,9 @@ class _Opening:
     def transport(self) -> asyncio.Transport:
         return cast(asyncio.Transport, self.client.transport)
 
-    def failed(self, failure: DialFailure, detail: str) -> DialFailed:
+    def failed(self, failure: DialFailure, detail: str, *, local: bool = False) -> DialFailed:
         """What to raise when no reply says why."""
-        return DialFailed(DialAttempt(self.host, self.stage, failure=failure, detail=detail))
+        return DialFailed(DialAttempt(self.host, self.stage, failure=failure, detail=detail, local=local))
 
     def _tap(self) -> Tap:
         if self.client.protocol is None:
@@ -219,7 +219,7 @@ class _Opening:
             failure = DialFailure.TIMEOUT
         else:
             failure = DialFailure.CONNECT if self.stage is Stage.CONNECT else DialFailure.CLOSED
-        return self.failed(failure, _sentence(error.__cause__ or error))
+        return self.failed(failure, _sentence(error.__cause__ or error), local=is_local(error))
 
 
 class DialledLink(StreamLink):

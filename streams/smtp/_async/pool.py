@@ -1,9 +1,10 @@
 """The pool: sessions shared by everybody who asks, within each provider's limits."""
 
+import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -12,7 +13,7 @@ from schemas.vocabulary import Stage
 from streams.smtp._async.connection import AsyncSMTPConnection
 from streams.smtp._async.dial import Dial, dial_aiosmtplib
 from streams.smtp._async.link import AsyncLink
-from streams.smtp._async.waiting import Alarm, Lock, Turn
+from streams.smtp._async.waiting import Alarm, Background, Lock, Turn
 from streams.smtp.errors import (
     ConnectFailed,
     DialAttempt,
@@ -21,22 +22,32 @@ from streams.smtp.errors import (
     LocalProtocolError,
     PoolClosed,
     PoolTimeout,
+    SMTPError,
 )
 from streams.smtp.hosts import Host
 from streams.smtp.identity import Identity
 from streams.smtp.ledger import Account, Claim, Ledger
-from streams.smtp.lifecycle import Event, Life, ProviderView, Recorder, Snapshot
-from streams.smtp.policy import Learned, PolicyBook, StartTLS
+from streams.smtp.lifecycle import Event, Kind, Life, Notice, ProviderView, Recorder, Snapshot
+from streams.smtp.policy import Learned, PolicyBook, ProviderPolicy, StartTLS
 
-_SWEEP_S = 0.1
-"""Idle sessions are looked through no more often than this."""
+_log = logging.getLogger(__name__)
+
+_TICK_S = 0.1
+"""What is due is looked for no more often than this."""
+
+_WARM_S = 1.0
+"""How long a place that is kept warm stays empty before it is filled again."""
+
+_CHECKS = 20
+"""Health checks under way at a time."""
 
 
 class AsyncSMTPPool:
     """Sessions with mail servers, by provider.
 
-    ``total`` bounds connections over all providers. ``on_event`` is told of every change of a connection. ``clock``
-    (seconds, monotonic), ``rng`` (0 to 1) and ``dial`` are passed in so that tests need neither time nor network.
+    ``total`` bounds connections over all providers. ``on_event`` is told of every change of a connection,
+    ``on_notice`` of waits, dials, health checks and breakers. ``clock`` (seconds, monotonic), ``rng`` (0 to 1) and
+    ``dial`` are passed in so that tests need neither time nor network.
 
     ``async with AsyncSMTPPool(identity=...) as pool`` closes it at the end. The asynchronous pool belongs to one event
     loop; the synchronous one may be used from any number of threads.
@@ -49,6 +60,7 @@ class AsyncSMTPPool:
         policies: PolicyBook | None = None,
         total: int = 1000,
         on_event: Callable[[Event], None] | None = None,
+        on_notice: Callable[[Notice], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: Callable[[], float] = random.random,
         dial: Dial = dial_aiosmtplib,
@@ -60,10 +72,12 @@ class AsyncSMTPPool:
         self._rng = rng
         self._dial = dial
         self._lock = Lock()
-        self._recorder = Recorder(clock, on_event, self._lock)
+        self._recorder = Recorder(clock, on_event, on_notice, self._lock)
         self._ledger: Ledger[AsyncSMTPConnection] = Ledger(policies or PolicyBook(), total)
         self._connections: dict[AsyncSMTPConnection, None] = {}
-        self._alarm = Alarm(self._sweep)
+        self._alarm = Alarm(self._tick)
+        self._background = Background()
+        self._warm: dict[str, tuple[Host, ...]] = {}
         self._waiting: dict[Turn, None] = {}
         self._closed = False
         self._quiet: Turn | None = None
@@ -100,7 +114,8 @@ class AsyncSMTPPool:
         with self._lock:
             now = self._clock()
             views = tuple(connection.view() for connection in self._connections)
-            by_provider: dict[str, Counter[Life]] = {name: Counter() for name in self._ledger.accounts}
+            accounts = self._ledger.troubled(now)
+            by_provider: dict[str, Counter[Life]] = {name: Counter() for name in accounts}
             for view in views:
                 by_provider.setdefault(view.provider, Counter())[view.state] += 1
             return Snapshot(
@@ -115,8 +130,9 @@ class AsyncSMTPPool:
                         len(account.waiting),
                         account.health.provider.state(now),
                         account.health.left_alone(now),
+                        account.health.window.rate(now),
                     )
-                    for name, account in self._ledger.accounts.items()
+                    for name, account in accounts.items()
                 },
                 connections=views,
                 counters=dict(self._recorder.counters),
@@ -137,6 +153,7 @@ class AsyncSMTPPool:
     async def close(self) -> None:
         """End every session at once: idle ones with QUIT, which nothing waits for; asks under way end as closed."""
         self._shut()
+        await self._background.stop()
         with self._lock:
             busy = list(self._connections)
         for connection in busy:
@@ -148,6 +165,7 @@ class AsyncSMTPPool:
         if not hosts:
             raise LocalProtocolError("a lease needs at least one host")
         claim = await self._granted(provider, hosts, deadline)
+        self._keep_warm(provider, hosts, claim.account.policy)
         connection = claim.connection
         if connection is None:
             connection = await self._open(claim, hosts, deadline)
@@ -172,6 +190,7 @@ class AsyncSMTPPool:
 
     async def _wait(self, claim: Claim[AsyncSMTPConnection], turn: Turn, deadline: float) -> None:
         self._recorder.count("waited")
+        since = self._clock()
         with self._lock:
             self._waiting[turn] = None
             if self._closed:  # by another thread, just now
@@ -184,7 +203,10 @@ class AsyncSMTPPool:
         finally:
             with self._lock:
                 del self._waiting[turn]
-        if not self._withdraw_unless_granted(claim):
+        granted = self._withdraw_unless_granted(claim)
+        outcome, waited = "served" if granted else "in vain", self._clock() - since
+        self._recorder.notice(Kind.WAIT, claim.account.name, outcome, seconds=waited)
+        if not granted:
             self._recorder.count("wait_timeouts")
             if self._closed:
                 raise PoolClosed("the pool was closed while a session was waited for")
@@ -215,6 +237,7 @@ class AsyncSMTPPool:
             recorder=self._recorder,
             clock=self._clock,
             chance=self._rng(),
+            window=account.health.window,
         )
         with self._lock:
             self._connections[connection] = None
@@ -244,6 +267,10 @@ class AsyncSMTPPool:
                 break
             with self._lock:
                 spared = account.health.spared(host, self._clock())
+                self._tell_of_breakers(account)
+                if spared is not None:
+                    self._ledger.wanted(account, host, self._clock())
+                    self._arm(self._ledger.recoveries.get((account.name, host)))
             if spared is not None:
                 self._recorder.count("dials_spared")
                 attempts.append(spared)
@@ -263,23 +290,43 @@ class AsyncSMTPPool:
     ) -> AsyncLink:
         """Dial one host, and tell its breaker what became of it."""
         health = account.health
+        since = self._clock()
         try:
             link = await self._dial_host(connection, account.learned, host, deadline)
         except DialFailed as error:
             with self._lock:
-                # A caller in a hurry proves nothing about the host.
-                if error.attempt.failure is DialFailure.TIMEOUT and self._clock() >= deadline:
-                    health.abandoned(host)
-                else:
-                    health.failed(error.attempt, self._clock(), self._rng())
+                self._dial_failed(account, error.attempt, since, deadline)
             raise
         except BaseException:
             with self._lock:
                 health.abandoned(host)
             raise
         with self._lock:
+            now = self._clock()
+            health.window.add(now, failed=False)
+            self._recorder.notice(Kind.DIAL, account.name, "ok", host=host, seconds=now - since)
             health.succeeded(host)
+            self._tell_of_breakers(account)
         return link
+
+    def _dial_failed(
+        self, account: Account[AsyncSMTPConnection], attempt: DialAttempt, since: float, deadline: float
+    ) -> None:
+        health, now = account.health, self._clock()
+        outcome = f"{attempt.reply.code // 100}xx" if attempt.reply else str(attempt.failure)
+        self._recorder.notice(Kind.DIAL, account.name, outcome, host=attempt.host, seconds=now - since)
+        # A caller in a hurry proves nothing about the host, nor does what this machine lacks.
+        if attempt.local or (attempt.failure is DialFailure.TIMEOUT and now >= deadline):
+            health.abandoned(attempt.host)
+            return
+        health.window.add(now, failed=True)
+        health.failed(attempt, now, self._rng())
+        self._tell_of_breakers(account)
+
+    def _tell_of_breakers(self, account: Account[AsyncSMTPConnection]) -> None:
+        changes, account.health.changes = account.health.changes, []
+        for host, state in changes:
+            self._recorder.notice(Kind.BREAKER, account.name, state, host=host)
 
     async def _dial_host(
         self, connection: AsyncSMTPConnection, learned: Learned, host: Host, deadline: float
@@ -314,13 +361,17 @@ class AsyncSMTPPool:
         if ending is not None:
             self._forget(connection, *ending)
             return
-        now = self._clock()
+        connection.idle_since = self._clock()
+        self._rest(connection, "given back")
+
+    def _rest(self, connection: AsyncSMTPConnection, cause: str) -> None:
+        """It is whole: to the next caller, or to the idle ones."""
+        connection.checked_at = self._clock()
         with self._lock:
-            connection.idle_since = now
-            connection.move(Life.IDLE, "given back")
+            connection.move(Life.IDLE, cause)
             self._ledger.give_back(connection)
         self._close_struck()
-        self._arm(now + connection.policy.idle_expiry_s, connection.policy.idle_expiry_s)
+        self._arm(min(connection.idle_since + connection.policy.idle_expiry_s, connection.check_at))
 
     def _forget(self, connection: AsyncSMTPConnection, life: Life, cause: str) -> None:
         """A connection ends that is on the books and not idle."""
@@ -346,23 +397,108 @@ class AsyncSMTPPool:
         connection.close(life, cause)
         with self._lock:
             self._connections.pop(connection, None)
+            if connection.provider in self._warm:
+                self._arm(self._clock() + _WARM_S)
             if self._quiet is not None and not self._connections:
                 self._quiet.ring()
 
     # Time
 
-    def _arm(self, due: float, delay: float) -> None:
+    def _arm(self, due: float | None) -> None:
+        """Look for what is due at ``due``, if not before."""
         with self._lock:
-            if self._ledger.idle and (self._alarm.due is None or due < self._alarm.due):
-                self._alarm.set(due, delay)
+            if due is None or self._closed or (self._alarm.due is not None and self._alarm.due <= due):
+                return
+            self._alarm.set(due, max(0.0, due - self._clock()))
 
-    def _sweep(self) -> None:
+    def _tick(self) -> None:
+        """Do what is due: let idle sessions go, or ask whether they live; dial hosts that were left alone."""
         now = self._clock()
         with self._lock:
-            delay = self._ledger.sweep(now)
+            if self._closed:
+                return
+            self._ledger.sweep(now)
+            room = max(0, _CHECKS - len(self._background))
+            silent = self._ledger.overdue(now, room)
+            for connection in silent:
+                connection.move(Life.BUSY, "health check")
+            left_alone = self._ledger.recoverable(now, room - len(silent))
+            cold = list(self._cold())
         self._close_struck()
-        if delay is not None:
-            self._arm(now + max(delay, _SWEEP_S), max(delay, _SWEEP_S))
+        for connection in silent:
+            self._background.start(self._check, connection)
+        for provider, host in left_alone:
+            self._background.start(self._recover, provider, host)
+        for provider in cold:
+            self._background.start(self._warm_up, provider)
+        self._arm_next(now)
+
+    def _arm_next(self, now: float) -> None:
+        with self._lock:
+            due = self._ledger.next_due()
+        if due < float("inf"):
+            self._arm(max(due, now + _TICK_S))
+
+    # Health
+
+    async def _check(self, connection: AsyncSMTPConnection) -> None:
+        """Ask an idle session whether it lives."""
+        self._recorder.count("checks")
+        since, alive = self._clock(), False
+        try:
+            alive = await connection.lives(connection.policy.connect_timeout_s)
+        finally:
+            seconds, outcome = self._clock() - since, "alive" if alive else "dead"
+            self._recorder.notice(
+                Kind.HEALTH_CHECK, connection.provider, outcome, host=connection.host, seconds=seconds
+            )
+            if alive and not self._closed:
+                self._rest(connection, "it lives")
+            else:
+                self._release(connection)
+
+    async def _recover(self, provider: str, host: Host) -> None:
+        """Dial a host whose time of being left alone is over, so that no caller's address has to try it."""
+        self._recorder.count("checks")
+        since, outcome = self._clock(), "down"
+        try:
+            self._release(await self._fresh(provider, (host,)))
+            outcome = "recovered"
+        except SMTPError as error:
+            _log.debug("%s of %s is still down: %s", host.name, provider, error)
+        self._recorder.notice(Kind.HEALTH_CHECK, provider, outcome, host=host, seconds=self._clock() - since)
+
+    def _keep_warm(self, provider: str, hosts: Sequence[Host], policy: ProviderPolicy) -> None:
+        if policy.warm:
+            with self._lock:
+                self._warm.pop(provider, None)
+                self._warm[provider] = tuple(hosts)
+                if len(self._warm) > self._ledger.total:
+                    del self._warm[next(iter(self._warm))]
+            self._arm(self._clock() + _WARM_S)
+
+    def _cold(self) -> Iterator[str]:
+        """Providers, once for each session that they lack of their warm minimum."""
+        for provider in self._warm:
+            account = self._ledger.account(provider)
+            if not account.waiting and self._ledger.open < self._ledger.total:
+                yield from [provider] * (account.policy.warm - account.open)
+
+    async def _warm_up(self, provider: str) -> None:
+        """Open one of the sessions that are kept."""
+        try:
+            self._release(await self._fresh(provider, self._warm[provider]))
+        except SMTPError as error:
+            _log.debug("no warm session with %s: %s", provider, error)
+            self._arm(self._clock() + _WARM_S)
+
+    async def _fresh(self, provider: str, hosts: Sequence[Host]) -> AsyncSMTPConnection:
+        """A new session, whatever rests."""
+        deadline = self._clock() + 4 * self._ledger.book.policy(provider).connect_timeout_s
+        claim = await self._granted(provider, (), deadline)
+        connection = await self._open(claim, hosts, deadline)
+        connection.move(Life.BUSY, "health check")
+        return connection
 
     def _shut(self) -> None:
         """No more leases: waiters are sent away, idle sessions end."""

@@ -1,7 +1,7 @@
 """What the pool needs of asyncio beside the network; ``_sync/waiting.py`` has the same of threads."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 
 
@@ -48,6 +48,30 @@ class Turn:
     def _expire(self) -> None:
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
+
+
+class Background:
+    """Work that the pool does for itself, beside its callers."""
+
+    __slots__ = ("_tasks",)
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, work: Callable[..., Coroutine[None, None, None]], *arguments: object) -> None:
+        """Run ``work``; nobody waits for it."""
+        task = asyncio.get_running_loop().create_task(work(*arguments))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """End what is under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 class Alarm:

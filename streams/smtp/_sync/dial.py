@@ -17,7 +17,7 @@ from typing import Protocol, cast
 
 from schemas.vocabulary import Stage
 from streams.smtp._sync.link import Link, SocketLink
-from streams.smtp.errors import DialAttempt, DialFailed, DialFailure, RemoteProtocolError
+from streams.smtp.errors import DialAttempt, DialFailed, DialFailure, RemoteProtocolError, is_local
 from streams.smtp.exchange import Capabilities
 from streams.smtp.hosts import Host
 from streams.smtp.replies import Reply
@@ -171,9 +171,9 @@ class _Opening:
             size=int(size) if size.isdecimal() else None,
         )
 
-    def failed(self, failure: DialFailure, detail: str) -> DialFailed:
+    def failed(self, failure: DialFailure, detail: str, *, local: bool = False) -> DialFailed:
         """What to raise when no reply says why."""
-        return DialFailed(DialAttempt(self.host, self.stage, failure=failure, detail=detail))
+        return DialFailed(DialAttempt(self.host, self.stage, failure=failure, detail=detail, local=local))
 
     def cut(self) -> None:
         """End it from another thread."""
@@ -214,7 +214,7 @@ class _Opening:
         if _timed_out(error):
             return self.failed(DialFailure.TIMEOUT, _sentence(error))
         failure = DialFailure.CONNECT if self.stage is Stage.CONNECT else DialFailure.CLOSED
-        return self.failed(failure, _sentence(error))
+        return self.failed(failure, _sentence(error), local=is_local(error))
 
 
 class DialledLink(SocketLink):

@@ -2,6 +2,7 @@
 
 """The pool: sessions shared by everybody who asks, within each provider's limits."""
 
+import logging
 import random
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from schemas.vocabulary import Stage
 from streams.smtp._sync.connection import SMTPConnection
 from streams.smtp._sync.dial import Dial, dial_smtplib
 from streams.smtp._sync.link import Link
-from streams.smtp._sync.waiting import Alarm, Lock, Turn
+from streams.smtp._sync.waiting import Alarm, Background, Lock, Turn
 from streams.smtp.errors import (
     ConnectFailed,
     DialAttempt,
@@ -23,22 +24,32 @@ from streams.smtp.errors import (
     LocalProtocolError,
     PoolClosed,
     PoolTimeout,
+    SMTPError,
 )
 from streams.smtp.hosts import Host
 from streams.smtp.identity import Identity
 from streams.smtp.ledger import Account, Claim, Ledger
-from streams.smtp.lifecycle import Event, Life, ProviderView, Recorder, Snapshot
-from streams.smtp.policy import Learned, PolicyBook, StartTLS
+from streams.smtp.lifecycle import Event, Kind, Life, Notice, ProviderView, Recorder, Snapshot
+from streams.smtp.policy import Learned, PolicyBook, ProviderPolicy, StartTLS
 
-_SWEEP_S = 0.1
-"""Idle sessions are looked through no more often than this."""
+_log = logging.getLogger(__name__)
+
+_TICK_S = 0.1
+"""What is due is looked for no more often than this."""
+
+_WARM_S = 1.0
+"""How long a place that is kept warm stays empty before it is filled again."""
+
+_CHECKS = 20
+"""Health checks under way at a time."""
 
 
 class SMTPPool:
     """Sessions with mail servers, by provider.
 
-    ``total`` bounds connections over all providers. ``on_event`` is told of every change of a connection. ``clock``
-    (seconds, monotonic), ``rng`` (0 to 1) and ``dial`` are passed in so that tests need neither time nor network.
+    ``total`` bounds connections over all providers. ``on_event`` is told of every change of a connection,
+    ``on_notice`` of waits, dials, health checks and breakers. ``clock`` (seconds, monotonic), ``rng`` (0 to 1) and
+    ``dial`` are passed in so that tests need neither time nor network.
 
     ``with SMTPPool(identity=...) as pool`` closes it at the end. The asynchronous pool belongs to one event
     loop; the synchronous one may be used from any number of threads.
@@ -51,6 +62,7 @@ class SMTPPool:
         policies: PolicyBook | None = None,
         total: int = 1000,
         on_event: Callable[[Event], None] | None = None,
+        on_notice: Callable[[Notice], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: Callable[[], float] = random.random,
         dial: Dial = dial_smtplib,
@@ -62,10 +74,12 @@ class SMTPPool:
         self._rng = rng
         self._dial = dial
         self._lock = Lock()
-        self._recorder = Recorder(clock, on_event, self._lock)
+        self._recorder = Recorder(clock, on_event, on_notice, self._lock)
         self._ledger: Ledger[SMTPConnection] = Ledger(policies or PolicyBook(), total)
         self._connections: dict[SMTPConnection, None] = {}
-        self._alarm = Alarm(self._sweep)
+        self._alarm = Alarm(self._tick)
+        self._background = Background()
+        self._warm: dict[str, tuple[Host, ...]] = {}
         self._waiting: dict[Turn, None] = {}
         self._closed = False
         self._quiet: Turn | None = None
@@ -100,7 +114,8 @@ class SMTPPool:
         with self._lock:
             now = self._clock()
             views = tuple(connection.view() for connection in self._connections)
-            by_provider: dict[str, Counter[Life]] = {name: Counter() for name in self._ledger.accounts}
+            accounts = self._ledger.troubled(now)
+            by_provider: dict[str, Counter[Life]] = {name: Counter() for name in accounts}
             for view in views:
                 by_provider.setdefault(view.provider, Counter())[view.state] += 1
             return Snapshot(
@@ -115,8 +130,9 @@ class SMTPPool:
                         len(account.waiting),
                         account.health.provider.state(now),
                         account.health.left_alone(now),
+                        account.health.window.rate(now),
                     )
-                    for name, account in self._ledger.accounts.items()
+                    for name, account in accounts.items()
                 },
                 connections=views,
                 counters=dict(self._recorder.counters),
@@ -137,6 +153,7 @@ class SMTPPool:
     def close(self) -> None:
         """End every session at once: idle ones with QUIT, which nothing waits for; asks under way end as closed."""
         self._shut()
+        self._background.stop()
         with self._lock:
             busy = list(self._connections)
         for connection in busy:
@@ -148,6 +165,7 @@ class SMTPPool:
         if not hosts:
             raise LocalProtocolError("a lease needs at least one host")
         claim = self._granted(provider, hosts, deadline)
+        self._keep_warm(provider, hosts, claim.account.policy)
         connection = claim.connection
         if connection is None:
             connection = self._open(claim, hosts, deadline)
@@ -172,6 +190,7 @@ class SMTPPool:
 
     def _wait(self, claim: Claim[SMTPConnection], turn: Turn, deadline: float) -> None:
         self._recorder.count("waited")
+        since = self._clock()
         with self._lock:
             self._waiting[turn] = None
             if self._closed:  # by another thread, just now
@@ -184,7 +203,10 @@ class SMTPPool:
         finally:
             with self._lock:
                 del self._waiting[turn]
-        if not self._withdraw_unless_granted(claim):
+        granted = self._withdraw_unless_granted(claim)
+        outcome, waited = "served" if granted else "in vain", self._clock() - since
+        self._recorder.notice(Kind.WAIT, claim.account.name, outcome, seconds=waited)
+        if not granted:
             self._recorder.count("wait_timeouts")
             if self._closed:
                 raise PoolClosed("the pool was closed while a session was waited for")
@@ -213,6 +235,7 @@ class SMTPPool:
             recorder=self._recorder,
             clock=self._clock,
             chance=self._rng(),
+            window=account.health.window,
         )
         with self._lock:
             self._connections[connection] = None
@@ -242,6 +265,10 @@ class SMTPPool:
                 break
             with self._lock:
                 spared = account.health.spared(host, self._clock())
+                self._tell_of_breakers(account)
+                if spared is not None:
+                    self._ledger.wanted(account, host, self._clock())
+                    self._arm(self._ledger.recoveries.get((account.name, host)))
             if spared is not None:
                 self._recorder.count("dials_spared")
                 attempts.append(spared)
@@ -261,23 +288,43 @@ class SMTPPool:
     ) -> Link:
         """Dial one host, and tell its breaker what became of it."""
         health = account.health
+        since = self._clock()
         try:
             link = self._dial_host(connection, account.learned, host, deadline)
         except DialFailed as error:
             with self._lock:
-                # A caller in a hurry proves nothing about the host.
-                if error.attempt.failure is DialFailure.TIMEOUT and self._clock() >= deadline:
-                    health.abandoned(host)
-                else:
-                    health.failed(error.attempt, self._clock(), self._rng())
+                self._dial_failed(account, error.attempt, since, deadline)
             raise
         except BaseException:
             with self._lock:
                 health.abandoned(host)
             raise
         with self._lock:
+            now = self._clock()
+            health.window.add(now, failed=False)
+            self._recorder.notice(Kind.DIAL, account.name, "ok", host=host, seconds=now - since)
             health.succeeded(host)
+            self._tell_of_breakers(account)
         return link
+
+    def _dial_failed(
+        self, account: Account[SMTPConnection], attempt: DialAttempt, since: float, deadline: float
+    ) -> None:
+        health, now = account.health, self._clock()
+        outcome = f"{attempt.reply.code // 100}xx" if attempt.reply else str(attempt.failure)
+        self._recorder.notice(Kind.DIAL, account.name, outcome, host=attempt.host, seconds=now - since)
+        # A caller in a hurry proves nothing about the host, nor does what this machine lacks.
+        if attempt.local or (attempt.failure is DialFailure.TIMEOUT and now >= deadline):
+            health.abandoned(attempt.host)
+            return
+        health.window.add(now, failed=True)
+        health.failed(attempt, now, self._rng())
+        self._tell_of_breakers(account)
+
+    def _tell_of_breakers(self, account: Account[SMTPConnection]) -> None:
+        changes, account.health.changes = account.health.changes, []
+        for host, state in changes:
+            self._recorder.notice(Kind.BREAKER, account.name, state, host=host)
 
     def _dial_host(self, connection: SMTPConnection, learned: Learned, host: Host, deadline: float) -> Link:
         """One host; without TLS when the handshake fails and the server does not insist on it."""
@@ -308,13 +355,17 @@ class SMTPPool:
         if ending is not None:
             self._forget(connection, *ending)
             return
-        now = self._clock()
+        connection.idle_since = self._clock()
+        self._rest(connection, "given back")
+
+    def _rest(self, connection: SMTPConnection, cause: str) -> None:
+        """It is whole: to the next caller, or to the idle ones."""
+        connection.checked_at = self._clock()
         with self._lock:
-            connection.idle_since = now
-            connection.move(Life.IDLE, "given back")
+            connection.move(Life.IDLE, cause)
             self._ledger.give_back(connection)
         self._close_struck()
-        self._arm(now + connection.policy.idle_expiry_s, connection.policy.idle_expiry_s)
+        self._arm(min(connection.idle_since + connection.policy.idle_expiry_s, connection.check_at))
 
     def _forget(self, connection: SMTPConnection, life: Life, cause: str) -> None:
         """A connection ends that is on the books and not idle."""
@@ -340,23 +391,108 @@ class SMTPPool:
         connection.close(life, cause)
         with self._lock:
             self._connections.pop(connection, None)
+            if connection.provider in self._warm:
+                self._arm(self._clock() + _WARM_S)
             if self._quiet is not None and not self._connections:
                 self._quiet.ring()
 
     # Time
 
-    def _arm(self, due: float, delay: float) -> None:
+    def _arm(self, due: float | None) -> None:
+        """Look for what is due at ``due``, if not before."""
         with self._lock:
-            if self._ledger.idle and (self._alarm.due is None or due < self._alarm.due):
-                self._alarm.set(due, delay)
+            if due is None or self._closed or (self._alarm.due is not None and self._alarm.due <= due):
+                return
+            self._alarm.set(due, max(0.0, due - self._clock()))
 
-    def _sweep(self) -> None:
+    def _tick(self) -> None:
+        """Do what is due: let idle sessions go, or ask whether they live; dial hosts that were left alone."""
         now = self._clock()
         with self._lock:
-            delay = self._ledger.sweep(now)
+            if self._closed:
+                return
+            self._ledger.sweep(now)
+            room = max(0, _CHECKS - len(self._background))
+            silent = self._ledger.overdue(now, room)
+            for connection in silent:
+                connection.move(Life.BUSY, "health check")
+            left_alone = self._ledger.recoverable(now, room - len(silent))
+            cold = list(self._cold())
         self._close_struck()
-        if delay is not None:
-            self._arm(now + max(delay, _SWEEP_S), max(delay, _SWEEP_S))
+        for connection in silent:
+            self._background.start(self._check, connection)
+        for provider, host in left_alone:
+            self._background.start(self._recover, provider, host)
+        for provider in cold:
+            self._background.start(self._warm_up, provider)
+        self._arm_next(now)
+
+    def _arm_next(self, now: float) -> None:
+        with self._lock:
+            due = self._ledger.next_due()
+        if due < float("inf"):
+            self._arm(max(due, now + _TICK_S))
+
+    # Health
+
+    def _check(self, connection: SMTPConnection) -> None:
+        """Ask an idle session whether it lives."""
+        self._recorder.count("checks")
+        since, alive = self._clock(), False
+        try:
+            alive = connection.lives(connection.policy.connect_timeout_s)
+        finally:
+            seconds, outcome = self._clock() - since, "alive" if alive else "dead"
+            self._recorder.notice(
+                Kind.HEALTH_CHECK, connection.provider, outcome, host=connection.host, seconds=seconds
+            )
+            if alive and not self._closed:
+                self._rest(connection, "it lives")
+            else:
+                self._release(connection)
+
+    def _recover(self, provider: str, host: Host) -> None:
+        """Dial a host whose time of being left alone is over, so that no caller's address has to try it."""
+        self._recorder.count("checks")
+        since, outcome = self._clock(), "down"
+        try:
+            self._release(self._fresh(provider, (host,)))
+            outcome = "recovered"
+        except SMTPError as error:
+            _log.debug("%s of %s is still down: %s", host.name, provider, error)
+        self._recorder.notice(Kind.HEALTH_CHECK, provider, outcome, host=host, seconds=self._clock() - since)
+
+    def _keep_warm(self, provider: str, hosts: Sequence[Host], policy: ProviderPolicy) -> None:
+        if policy.warm:
+            with self._lock:
+                self._warm.pop(provider, None)
+                self._warm[provider] = tuple(hosts)
+                if len(self._warm) > self._ledger.total:
+                    del self._warm[next(iter(self._warm))]
+            self._arm(self._clock() + _WARM_S)
+
+    def _cold(self) -> Iterator[str]:
+        """Providers, once for each session that they lack of their warm minimum."""
+        for provider in self._warm:
+            account = self._ledger.account(provider)
+            if not account.waiting and self._ledger.open < self._ledger.total:
+                yield from [provider] * (account.policy.warm - account.open)
+
+    def _warm_up(self, provider: str) -> None:
+        """Open one of the sessions that are kept."""
+        try:
+            self._release(self._fresh(provider, self._warm[provider]))
+        except SMTPError as error:
+            _log.debug("no warm session with %s: %s", provider, error)
+            self._arm(self._clock() + _WARM_S)
+
+    def _fresh(self, provider: str, hosts: Sequence[Host]) -> SMTPConnection:
+        """A new session, whatever rests."""
+        deadline = self._clock() + 4 * self._ledger.book.policy(provider).connect_timeout_s
+        claim = self._granted(provider, (), deadline)
+        connection = self._open(claim, hosts, deadline)
+        connection.move(Life.BUSY, "health check")
+        return connection
 
     def _shut(self) -> None:
         """No more leases: waiters are sent away, idle sessions end."""

@@ -23,6 +23,34 @@ class Turn:
         return self._event.wait(max(0.0, timeout))
 
 
+class Background:
+    """Work that the pool does for itself, beside its callers. Its threads never keep a program alive."""
+
+    __slots__ = ("_threads",)
+
+    def __init__(self) -> None:
+        self._threads: set[threading.Thread] = set()
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+    def start(self, work: Callable[..., None], *arguments: object) -> None:
+        """Run ``work``; nobody waits for it."""
+
+        def run() -> None:
+            try:
+                work(*arguments)
+            finally:
+                self._threads.discard(thread)
+
+        thread = threading.Thread(target=run, daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def stop(self) -> None:
+        """What is under way ends with its sessions, which the pool closes."""
+
+
 class Alarm:
     """One timer that runs a function; setting it again moves it. The thread behind it never keeps a program alive."""
 

@@ -83,10 +83,11 @@ async def make_pool(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..
     """Call it with policy fields, ``total`` and ``on_event``; the pools are closed at the end."""
     pools: list[Any] = []
 
-    def make(total: int = 1000, on_event: Any = None, **fields: Any) -> Any:
+    def make(total: int = 1000, on_event: Any = None, on_notice: Any = None, **fields: Any) -> Any:
         book = PolicyBook(ProviderPolicy(**{"connect_timeout_s": 5.0, "command_timeout_s": 5.0, **fields}))
         kind = AsyncSMTPPool if request.param == "async" else ThreadedPool
-        pools.append(kind(identity=IDENTITY, policies=book, total=total, on_event=on_event, rng=lambda: 0.0))
+        observers = {"on_event": on_event, "on_notice": on_notice}
+        pools.append(kind(identity=IDENTITY, policies=book, total=total, rng=lambda: 0.0, **observers))
         return pools[-1]
 
     yield make

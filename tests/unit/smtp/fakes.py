@@ -171,13 +171,16 @@ class FakeNet:
         return link
 
 
-def pool_on(net: FakeNet, *, total: int = 1000, on_event: Any = None, **fields: Any) -> AsyncSMTPPool:
+def pool_on(
+    net: FakeNet, *, total: int = 1000, on_event: Any = None, on_notice: Any = None, **fields: Any
+) -> AsyncSMTPPool:
     """A pool on ``net`` and the running loop's time, with policy ``fields``."""
     return AsyncSMTPPool(
         identity=IDENTITY,
         policies=PolicyBook(ProviderPolicy(**fields)),
         total=total,
         on_event=on_event,
+        on_notice=on_notice,
         clock=asyncio.get_running_loop().time,
         rng=lambda: 0.0,
         dial=net,

@@ -1,10 +1,13 @@
 """The books: who gets what, decided without I/O."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
+from schemas.vocabulary import Stage
 from streams.smtp import ledger as module
+from streams.smtp.errors import DialAttempt, DialFailure
 from streams.smtp.hosts import Host
 from streams.smtp.ledger import Claim, Ledger
 from streams.smtp.lifecycle import Life
@@ -19,6 +22,9 @@ class Connection:
     key: tuple[str, int]
     policy: ProviderPolicy
     idle_since: float = 0.0
+    born: float = 0.0
+    max_age_s: float = 600.0
+    check_at: float = float("inf")
     end: tuple[Life, str] | None = None
 
     def ending(self):
@@ -42,8 +48,8 @@ class Books(Ledger[Connection]):
         return self.dialled(self.want(provider, host), host)
 
 
-def books(total: int = 10, sessions: int = 2) -> Books:
-    return Books(PolicyBook(ProviderPolicy(sessions=sessions)), total)
+def books(total: int = 10, sessions: int = 2, **fields: Any) -> Books:
+    return Books(PolicyBook(ProviderPolicy(sessions=sessions, **fields)), total)
 
 
 def test_leave_to_dial_up_to_the_limit_then_wait_in_line():
@@ -189,10 +195,68 @@ def test_sweep_retires_what_rested_too_long():
     two.idle_since = 5.0
     ledger.give_back(one)
     ledger.give_back(two)
-    assert ledger.sweep(20.0) == pytest.approx(5.0)
+    ledger.sweep(20.0)
+    assert ledger.next_due() == pytest.approx(25.0)
     assert ledger.closing == [(one, Life.DRAINING, "idle expiry")]
-    assert ledger.sweep(25.0) is None
+    ledger.sweep(25.0)
+    assert ledger.next_due() == float("inf")
     assert ledger.accounts == {}
+
+
+def test_what_is_kept_warm_stays_until_it_is_too_old():
+    ledger = books(warm=1)
+    for connection in [ledger.opened("p"), ledger.opened("p")]:
+        ledger.give_back(connection)
+    ledger.sweep(20.0)
+    assert len(ledger.closing) == 1, "only one of the two is kept"
+    assert ledger.next_due() == 600.0
+    ledger.sweep(600.0)
+    assert ledger.open == 0
+
+
+def test_the_silent_are_taken_to_be_asked_a_few_at_a_time():
+    ledger = books()
+    one, two = ledger.opened("p"), ledger.opened("p")
+    one.check_at, two.check_at = 10.0, 11.0
+    for connection in (one, two):
+        ledger.give_back(connection)
+    assert ledger.next_due() == 10.0
+    assert ledger.overdue(12.0, 1) == [one]
+    assert list(ledger.idle) == [two]
+    waiting = ledger.want("p", HOST), ledger.want("p", HOST)
+    assert [claim.connection for claim in waiting] == [two, None]
+    ledger.give_back(one)
+    assert waiting[1].connection is one, "it was on the books all the time"
+
+
+def test_a_host_that_somebody_wanted_is_dialled_again_when_it_may_be(monkeypatch):
+    monkeypatch.setattr(module, "MAX_RECOVERIES", 1)
+    ledger = books(breaker_failures=1, breaker_base_s=10)
+    account = ledger.account("p")
+    for host in (HOST, OTHER):
+        account.health.failed(DialAttempt(host, Stage.CONNECT, failure=DialFailure.CONNECT), 0.0, 0.0)
+        ledger.wanted(account, host, 1.0)
+    assert ledger.recoverable(9.0, 5) == []
+    assert ledger.next_due() == 10.0
+    assert ledger.recoverable(10.0, 0) == []
+    assert ledger.recoverable(10.0, 5) == [("p", HOST)], "the second had no room"
+    ledger.wanted(account, HOST, 10.0)
+    assert ledger.recoverable(99.0, 5) == [], "it may be dialled now: whoever wants it does"
+
+
+def test_troubled_providers_are_shown_though_nobody_talks_to_them():
+    ledger = books(breaker_failures=1)
+    for provider, failed in (("p", 1), ("q", 0), ("r", 2)):
+        claim = ledger.want(provider)
+        health = claim.account.health
+        claim.account.learned.batch = 1
+        for number in range(failed):
+            host = Host("mx", f"192.0.2.{number}")
+            health.failed(DialAttempt(host, Stage.CONNECT, failure=DialFailure.CONNECT), 0.0, 0.0)
+        if failed == 2:
+            health.hosts.clear()
+        ledger.withdraw(claim)
+    assert list(ledger.troubled(1.0)) == ["p", "r"]
 
 
 def test_a_sweep_may_take_what_it_was_about_to_retire():
@@ -203,7 +267,7 @@ def test_a_sweep_may_take_what_it_was_about_to_retire():
     ledger.give_back(two)
     ledger.give_back(one)
     assert starving[0].granted
-    assert ledger.sweep(100.0) is None
+    ledger.sweep(100.0)
     assert ledger.open == 1
 
 

@@ -34,6 +34,7 @@ POLICY = ProviderPolicy()
         {"min_errors_left": 0},
         {"error_budget": 2, "min_errors_left": 3},
         {"breaker_failures": 0},
+        {"warm": 5, "sessions": 4},
     ],
 )
 def test_policies_that_can_not_work(fields):

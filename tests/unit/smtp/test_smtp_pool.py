@@ -334,8 +334,9 @@ def test_an_open_provider_breaker_fails_fast_and_heals():
                     pass
             assert len(failed.value.attempts) == 3
         assert len(net.dialled) == 2, "two hosts of this provider failed: the third is not tried"
+        assert pool.snapshot().providers["p"].breaker == "open", "though nobody has business with it"
         net.down.clear()
-        await asyncio.sleep(10)
+        await asyncio.sleep(11)
         async with pool.lease("p", HOSTS, timeout=5):
             assert pool.snapshot().providers["p"].breaker == "closed"
         await pool.close()
@@ -500,5 +501,20 @@ def test_the_fake_server_is_like_a_real_one():
         assert [await link.read(1), await link.read(1)] == [b"250 ok\r\n", b""]
         link.close()
         assert link.unread() == b""
+
+    run(main())
+
+
+def test_a_session_that_broke_is_not_even_asked_whether_it_lives():
+    async def main() -> None:
+        net = FakeNet()
+        pool = pool_on(net)
+        async with pool.lease("p", HOSTS, timeout=5) as connection:
+            net.links[0].closed = True
+            assert not await connection.lives(5.0)
+            assert net.links[0].written == []
+        await pool.close()
+        pool._tick()
+        assert pool._alarm.due is None
 
     run(main())

@@ -166,16 +166,27 @@ def test_one_ask_at_a_time_and_none_before_the_dial():
 def test_what_expires_later_is_swept_later():
     now = [0.0]
     net = Net()
-    pool = SMTPPool(identity=IDENTITY, dial=net, clock=lambda: now[0])
+    policies = PolicyBook(ProviderPolicy(noop_after_s=0))
+    pool = SMTPPool(identity=IDENTITY, policies=policies, dial=net, clock=lambda: now[0])
     with pool:
         for provider in ("p", "q"):
             with pool.lease(provider, HOSTS, timeout=1):
                 pass
             now[0] += 15.0
         pool._alarm.cancel()
-        pool._sweep()
+        pool._tick()
         assert [view.provider for view in pool.snapshot().connections] == ["q"]
         assert pool._alarm.due == pytest.approx(35.0)
+
+
+def test_an_alarm_that_rings_as_the_pool_closes_does_nothing():
+    net = Net()
+    pool = pool_on(net)
+    with pool.lease("p", HOSTS, timeout=1):
+        pass
+    pool.close()
+    pool._tick()
+    assert pool._alarm.due is None
 
 
 def test_an_alarm_that_is_set_anew_while_it_rings():

@@ -1,0 +1,59 @@
+"""What the pool tells, as metrics: the pool itself knows of none."""
+
+from collections import Counter
+from collections.abc import Callable
+
+from streams.metrics import Labels, Metrics
+from streams.smtp.breaker import BreakerState
+from streams.smtp.lifecycle import Event, Kind, Life, Notice, Snapshot
+
+
+class PoolObserver:
+    """Counts what a pool tells of, and reads the rest from its snapshot at a scrape."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def on_event(self, event: Event) -> None:
+        """A session of the pool is in another state."""
+        self._metrics.smtp_events.labels(event.after).inc()
+
+    def on_notice(self, notice: Notice) -> None:
+        """A wait, a dial, a health check or a breaker."""
+        metrics = self._metrics
+        match notice.kind:
+            case Kind.WAIT:
+                metrics.smtp_wait_seconds.labels(notice.outcome.replace(" ", "_")).observe(notice.seconds or 0.0)
+            case Kind.DIAL:
+                metrics.smtp_dial_seconds.labels(notice.outcome).observe(notice.seconds or 0.0)
+            case Kind.HEALTH_CHECK:
+                metrics.smtp_health_checks.labels(notice.outcome).inc()
+            case _:
+                scope = "provider" if notice.host is None else "host"
+                metrics.smtp_breaker_changes.labels(scope, notice.outcome).inc()
+
+    def read(self, snapshot: Callable[[], Snapshot]) -> None:
+        """Ask the pool at every scrape; a state that nobody is in shows 0."""
+        self._metrics.smtp_sessions.read(lambda: sessions(snapshot()))
+        self._metrics.smtp_breakers.read(lambda: breakers(snapshot()))
+        self._metrics.smtp_error_ratio.read(lambda: {(): error_ratio(snapshot())})
+        self._metrics.smtp_waiters.read(lambda: {(): float(snapshot().waiters)})
+
+
+def sessions(seen: Snapshot) -> dict[Labels, float]:
+    """By state; those that are on the way out stand in no snapshot."""
+    shown = [life for life in Life if life not in (Life.DRAINING, Life.BROKEN, Life.CLOSED)]
+    return {(life,): float(seen.states.get(life, 0)) for life in shown}
+
+
+def breakers(seen: Snapshot) -> dict[Labels, float]:
+    """Providers by the state of their breaker; closed ones only while there is business with them."""
+    counts = Counter(provider.breaker for provider in seen.providers.values())
+    return {(state,): float(counts[state]) for state in BreakerState}
+
+
+def error_ratio(seen: Snapshot) -> float:
+    """Over all providers of the snapshot."""
+    rates = [provider.error_rate for provider in seen.providers.values()]
+    operations = sum(rate.operations for rate in rates)
+    return sum(rate.errors for rate in rates) / operations if operations else 0.0
