@@ -1,6 +1,7 @@
 """`mailvet check`: the verification core alone, no Kafka."""
 
 import asyncio
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -14,6 +15,7 @@ from ops.cli.output import json_line, printable
 from schemas.base import SCHEMA_VERSION
 from schemas.result import Finding
 from schemas.vocabulary import Depth
+from streams.checks.syntax import Malformed, parse_mailbox
 from streams.core import open_core
 from streams.settings import Settings
 
@@ -59,10 +61,10 @@ def command(
         allowed_networks=options["allow_network"],
         sessions_per_provider=options["sessions_per_provider"],
         helo=options["helo"],
-        mail_from=options["mail_from"],
+        mail_from=_sender(options["mail_from"]),
         dialogue_deadline_s=options["timeout"],
     )
-    source = _lines(from_file, from_stdin) if from_file or from_stdin else addresses
+    source = _source(addresses, from_file)
     show = _json if as_json else _text
     try:
         asyncio.run(_check(source, settings, Depth(depth), delays, options, show))
@@ -95,15 +97,32 @@ def _delays(text: str) -> tuple[float, ...]:
     return delays
 
 
-def _lines(path: Path | None, from_stdin: bool) -> Iterator[str]:
+def _sender(text: str | None) -> str | None:
+    """The envelope sender, or a sentence: a server would call it our fault, once for each address."""
+    if text and isinstance(wrong := parse_mailbox(text), Malformed):
+        raise UserError(f"--mail-from {printable(text)!r} is no address: {wrong.sentence}")
+    return text
+
+
+def _source(addresses: tuple[str, ...], path: Path | None) -> Iterable[str]:
+    """Where the addresses come from. Only a file is read while dialogues go on: a slow writer at the other end of a
+    pipe would hold them up, and so would Ctrl-C wait for it."""
+    if addresses:
+        return addresses
+    if path is None and sys.stdin is None:
+        raise UserError("standard input is closed: nothing to read addresses from")
+    lines = _lines(path)
+    return lines if path and path.is_file() else list(lines)
+
+
+def _lines(path: Path | None) -> Iterator[str]:
     """The addresses of a file or of standard input; empty lines are passed over, what is not UTF-8 shows as such."""
     try:
         stream = click.open_file(str(path) if path else "-", encoding=ENCODING, errors="backslashreplace")
     except OSError as wrong:
         raise UserError(f"can't read {path}: {wrong.strerror or wrong}") from None
     with stream as lines:
-        # A slow writer at the other end of a pipe must not hold up dialogues: all of it is read first.
-        yield from (line.rstrip("\r\n") for line in (lines.readlines() if from_stdin else lines) if line.strip())
+        yield from (line.rstrip("\r\n") for line in lines if line.strip())
 
 
 def _json(index: int, text: str, finding: Finding) -> str:

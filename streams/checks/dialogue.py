@@ -312,7 +312,7 @@ class Prober:
         self,
         queue: ProviderQueue,
         connection: AsyncSMTPConnection,
-        unanswered: list[tuple[Job, Reply | None]],
+        unanswered: Sequence[tuple[Job, Reply | None]],
         answers: Answers,
         *,
         progressed: bool,

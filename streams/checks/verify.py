@@ -75,21 +75,27 @@ class Verifier:
     ) -> AsyncGenerator[Answer, None]:
         """Each address of ``addresses`` once; at most ``window`` of them are read ahead and in flight.
 
-        An address that stands several times within a window is probed once.
+        An address that stands several times among those that are read together is probed once.
         """
         source = enumerate(addresses)
         in_flight = 0
         running: dict[asyncio.Task[list[Answer]], int] = {}
+        # asyncio.wait looks at every task each time one ends: with large windows that is all the work there is.
+        done: asyncio.Queue[asyncio.Task[list[Answer]]] = asyncio.Queue()
         try:
             while True:
                 for group in self._groups(islice(source, max(window - in_flight, 0))):
                     size = sum(len(asked.positions) for asked in group)
-                    running[asyncio.create_task(self._verify_group(group, depth))] = size
+                    task = asyncio.create_task(self._verify_group(group, depth))
+                    task.add_done_callback(done.put_nowait)
+                    running[task] = size
                     in_flight += size
                 if not running:
                     return
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
+                ended = [await done.get()]
+                while not done.empty():
+                    ended.append(done.get_nowait())
+                for task in ended:
                     in_flight -= running.pop(task)
                     for answer in task.result():
                         yield answer
@@ -110,7 +116,10 @@ class Verifier:
 
     async def _verify_group(self, group: list[_Asked], depth: Depth) -> list[Answer]:
         answers: list[Answer] = []
-        for attempt, delay in enumerate((*self.retry_delays_s, None), start=1):
+        delays = iter(self.retry_delays_s)
+        attempt = 0
+        while group:
+            attempt, delay = attempt + 1, next(delays, None)
             findings = await self._attempt(group, depth, attempt)
             later = []
             for asked, finding in zip(group, findings, strict=True):
@@ -118,10 +127,9 @@ class Verifier:
                     later.append(replace(asked, past=(*asked.past, remembered(finding))))
                 else:
                     answers += [(index, text, finding) for index, text in asked.positions]
-            if not later or delay is None:
-                break
             group = later
-            await self.sleep(delay)
+            if group and delay is not None:
+                await self.sleep(delay)
         return answers
 
     async def _attempt(self, group: list[_Asked], depth: Depth, attempt: int) -> list[Finding]:
