@@ -3,13 +3,14 @@
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 from schemas.vocabulary import Lane
 from streams.checks.dialogue import Prober
 from streams.checks.lists import Lists
 from streams.checks.precheck import Precheck
+from streams.checks.providers import shard_name
 from streams.checks.verify import Verifier
 from streams.dns.resolver import MailResolver
 from streams.settings import Settings
@@ -63,7 +64,7 @@ async def open_core(
 
     :raises ValueError: a name server, network or list that the settings name is none.
     """
-    policies = PolicyBook(default=_policy(settings))
+    policies = _policies(settings)
     pool = AsyncSMTPPool(
         identity=Identity(settings.helo or socket.gethostname(), settings.mail_from),
         policies=policies,
@@ -86,9 +87,18 @@ async def open_core(
         await resolver.aclose()
 
 
-def _policy(settings: Settings) -> ProviderPolicy:
-    return ProviderPolicy(
+def _policies(settings: Settings) -> PolicyBook:
+    """The policy of every provider; each of its shards has its share of the sessions, whoever talks for it."""
+    default = ProviderPolicy(
         sessions=settings.sessions_per_provider,
         connect_timeout_s=settings.connect_timeout_s,
         command_timeout_s=settings.command_timeout_s,
     )
+    whole = PolicyBook(default=default)
+    shares = {
+        shard_name(provider, shard, shards): replace(policy, sessions=max(1, policy.sessions // shards))
+        for provider, shards in settings.provider_shards.items()
+        for policy in (whole.policy(provider),)
+        for shard in range(shards)
+    }
+    return PolicyBook(default=default, overrides={name: asdict(policy) for name, policy in shares.items()})

@@ -172,7 +172,7 @@ def _smtp_evidence(probe: Probe, provider: str | None, found: Match | None) -> E
         stage=probe.stage,
         mx_host=probe.mx_host,
         mx_address=probe.mx_address,
-        provider=probe.provider or provider,
+        provider=provider or probe.provider,
         smtp_code=(reply.code or None) if reply else None,
         enhanced_code=enhanced_of(reply) if reply else None,
         text=printable(reply.text if reply else probe.detail) or None,

@@ -16,7 +16,7 @@ from schemas.topics import TASKS_BULK, TASKS_INTERACTIVE
 from schemas.vocabulary import Depth, Lane
 from streams.checks.classify import meaning
 from streams.checks.evidence import Prepared, Probe
-from streams.checks.providers import provider_of, traits_of
+from streams.checks.providers import provider_of, shard_name, traits_of
 from streams.codec import decode
 from streams.dns.answers import MailRoute
 from streams.metrics import Metrics
@@ -188,7 +188,7 @@ class Probing:
                     return []
                 probes = await self._prober.ask(
                     route,
-                    provider,
+                    shard_name(provider, task.shard, self._settings.provider_shards.get(provider, 1)),
                     [learned.prepared for learned in piece],
                     catch_all_probe=task.ticket.options.catch_all_probe and traits_of(provider).catch_all_probe_useful,
                     lane=lane,

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from streams.checks.providers import ORDINARY, Traits, directory, provider_of, traits_of
+from streams.checks.providers import ORDINARY, Traits, directory, provider_of, shard_name, traits_of
 from streams.dns.answers import MailHost, MailRoute, RouteKind
 
 
@@ -112,3 +112,8 @@ def test_the_table_is_sound() -> None:
     assert suffix_count > 100
     assert all(suffix == suffix.lower() and "." in suffix for suffix in directory().by_suffix)
     assert set(directory().by_suffix.values()) == set(directory().traits)
+
+
+def test_a_shard_of_a_provider_has_a_name_of_its_own() -> None:
+    assert shard_name("google", 1, 4) == "google#1"
+    assert shard_name("google", 0, 1) == "google"
