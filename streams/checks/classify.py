@@ -12,6 +12,7 @@ from types import MappingProxyType
 from schemas.result import Evidence, Finding, Flags, PastAttempt, Timing
 from schemas.vocabulary import RETRYABLE, VERDICTS, Depth, Reason, Stage, Verdict
 from streams.checks.evidence import Failure, Prepared, Probe
+from streams.checks.providers import whole_provider
 from streams.checks.reply_rules import Match, match
 from streams.checks.reply_text import enhanced_of, printable
 from streams.dns.answers import MailRoute, RouteKind
@@ -172,7 +173,7 @@ def _smtp_evidence(probe: Probe, provider: str | None, found: Match | None) -> E
         stage=probe.stage,
         mx_host=probe.mx_host,
         mx_address=probe.mx_address,
-        provider=provider or probe.provider,
+        provider=whole_provider(probe.provider) if probe.provider else provider,
         smtp_code=(reply.code or None) if reply else None,
         enhanced_code=enhanced_of(reply) if reply else None,
         text=printable(reply.text if reply else probe.detail) or None,

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from streams.checks.providers import ORDINARY, Traits, directory, provider_of, shard_name, traits_of
+from streams.checks.providers import ORDINARY, Traits, directory, provider_of, shard_name, traits_of, whole_provider
 from streams.dns.answers import MailHost, MailRoute, RouteKind
 
 
@@ -117,3 +117,4 @@ def test_the_table_is_sound() -> None:
 def test_a_shard_of_a_provider_has_a_name_of_its_own() -> None:
     assert shard_name("google", 1, 4) == "google#1"
     assert shard_name("google", 0, 1) == "google"
+    assert [whole_provider(name) for name in ("google#1", "google")] == ["google", "google"]
