@@ -80,7 +80,7 @@ class Verifier:
         source = enumerate(addresses)
         in_flight = 0
         running: dict[asyncio.Task[list[Answer]], int] = {}
-        # asyncio.wait looks at every task each time one ends: with large windows that is all the work there is.
+        # asyncio.wait would look at every task each time one ends.
         done: asyncio.Queue[asyncio.Task[list[Answer]]] = asyncio.Queue()
         try:
             while True:

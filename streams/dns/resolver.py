@@ -47,7 +47,8 @@ class MailResolver:
 
     ``nameservers``: ``HOST[:PORT]``, the system's when empty. ``allowed_networks``: CIDRs that may be dialled though
     they are not global. ``timeout`` in seconds bounds each question, counted from its turn among ``MAX_IN_FLIGHT``.
-    ``ipv6``: ask for AAAA beside A; without it AAAA is asked only of hosts that have no IPv4 address.
+    ``ipv6``: ask for AAAA beside A; without it AAAA is asked only of hosts that have no IPv4 address
+    which may be dialled.
     ``on_query(name, type, status, seconds)`` is called after each question that went out. Raises ValueError for a name
     server or a network that is none.
     """
@@ -165,14 +166,15 @@ class MailResolver:
         refused = tuple(address for address in addresses if address not in good)
         # Some servers never answer for AAAA: where addresses came, a failure of the other family is not asked again.
         worst = next((answer for answer in answers if answer.status.temporary), answers[0])
-        ttl = min(self._time_to_live(answer) for answer in answers if answer.addresses or not addresses)
+        ttl = min(self._time_to_live(answer) for answer in answers if answer.addresses or not good)
         return _HostAddresses(good, refused, worst.status, worst.detail), ttl
 
     async def _ask_families(self, name: str) -> list[Answer]:
         if self._ipv6:
             return list(await asyncio.gather(self._ask(name, RecordType.A), self._ask(name, RecordType.AAAA)))
         first = await self._ask(name, RecordType.A)
-        if first.status is not Status.NODATA:
+        dead_end = first.status is Status.OK and not any(may_be_dialled(a, self._allowed) for a in first.addresses)
+        if first.status is not Status.NODATA and not dead_end:
             return [first]
         return [first, await self._ask(name, RecordType.AAAA)]
 

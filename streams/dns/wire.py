@@ -19,6 +19,7 @@ _IN, _CNAME, _SOA = 1, 5, 6
 _MAX_NAME, _MAX_LABEL = 255, 63
 _MAX_TTL = 0x7FFFFFFF
 _MAX_CHAIN = 16
+_MAX_POINTERS = 127  # as many as a name has labels; a chain of pointers alone is work for nothing
 _HOSTNAME = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
 _STATUS = {0: Status.NODATA, 2: Status.SERVFAIL, 3: Status.NXDOMAIN, 5: Status.REFUSED}
 
@@ -95,6 +96,9 @@ def _decode(data: bytes) -> Message:
         return Message(ident, question, truncated, failed)
     found, at = _read_records(data, at, answers, rdclass)
     canonical, ttl = _follow(data, name, found)
+    if canonical is None:
+        circle = Answer(Status.SERVFAIL, name, detail="the name leads through CNAME records that come to no end")
+        return Message(ident, question, False, circle)
     if rcode == 0 and (records := [each for each in found if each.rdtype == rdtype and each.name == canonical]):
         ttl = _least(ttl, min(record.ttl for record in records))
         return Message(ident, question, False, _positive(data, canonical, records, ttl))
@@ -113,16 +117,16 @@ def _least(first: int | None, second: int | None) -> int | None:
     return min(first, second) if first is not None and second is not None else second if first is None else first
 
 
-def _follow(data: bytes, name: str, found: list[_Record]) -> tuple[str, int | None]:
-    """The end of the CNAME chain, and the least TTL on the way."""
+def _follow(data: bytes, name: str, found: list[_Record]) -> tuple[str | None, int | None]:
+    """The end of the CNAME chain, null where it has none, and the least TTL on the way."""
     aliases = {record.name: record for record in found if record.rdtype == _CNAME}
     ttl = None
     for _ in range(_MAX_CHAIN):
         if (alias := aliases.get(name)) is None:
-            break
+            return name, ttl
         ttl = _least(ttl, alias.ttl)
         name, _ = _read_name(data, alias.start)
-    return name, ttl
+    return None, ttl
 
 
 def _denial_ttl(data: bytes, authority: list[_Record]) -> int | None:
@@ -166,7 +170,7 @@ def _address(data: bytes, record: _Record) -> str:
 def _read_name(data: bytes, at: int) -> tuple[str, int]:
     """A name at an offset, lower case and without the final dot, and the offset behind it."""
     labels: list[str] = []
-    after, barrier, octets = -1, at, 1
+    after, barrier, octets, pointers = -1, at, 1, 0
     while length := data[at]:
         if length <= _MAX_LABEL:
             label = data[at + 1 : at + 1 + length]
@@ -178,7 +182,8 @@ def _read_name(data: bytes, at: int) -> tuple[str, int]:
             continue
         # A pointer leads strictly backwards, so that no chain of them can go round in circles.
         target = int.from_bytes(data[at : at + 2]) & 0x3FFF
-        if length < 0xC0 or target >= barrier:
+        pointers += 1
+        if length < 0xC0 or target >= barrier or pointers > _MAX_POINTERS:
             raise BadMessage("a name has a bad pointer")
         after = at + 2 if after < 0 else after
         at = barrier = target

@@ -116,6 +116,21 @@ async def test_a_host_without_ipv4_is_reached_by_ipv6_whatever_was_asked_for() -
         assert hosts(await route_of(answers, ipv6=ipv6)) == [("a.test", 10, (SIX,))]
 
 
+async def test_a_host_whose_ipv4_may_not_be_dialled_is_reached_by_ipv6() -> None:
+    answers = {("d.test", "MX"): mx((10, "a.test")), ("a.test", "A"): at("127.0.0.1"), ("a.test", "AAAA"): at(SIX)}
+    assert hosts(await route_of(answers)) == [("a.test", 10, (SIX,))]
+
+
+async def test_while_the_other_family_fails_nothing_is_learned_and_it_is_asked_again_soon() -> None:
+    answers = {("d.test", "MX"): mx((10, "a.test")), ("a.test", "A"): at("127.0.0.1"), ("a.test", "AAAA"): TIMEOUT}
+    script, clock = Script(answers), Clock()
+    resolver = resolver_of(script, clock)
+    assert (await resolver.route("d.test")).kind is RouteKind.TEMPORARY
+    script.answers[("a.test", "AAAA")] = at(SIX)
+    clock.now += 20.0
+    assert (await resolver.route("d.test")).kind is RouteKind.MX
+
+
 async def test_a_family_that_fails_does_not_hide_the_other() -> None:
     answers = {("d.test", "MX"): mx((10, "a.test")), ("a.test", "A"): at(ONE), ("a.test", "AAAA"): TIMEOUT}
     assert hosts(await route_of(answers, ipv6=True)) == [("a.test", 10, (ONE,))]

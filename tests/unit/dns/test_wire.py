@@ -92,9 +92,13 @@ def test_an_alias_without_its_target_is_no_data_under_the_other_name() -> None:
     assert (found.status, found.canonical, found.ttl) == (Status.NODATA, "e.test", 60)
 
 
-def test_aliases_in_a_circle_come_to_an_end() -> None:
-    found = answer_to("d.test", "A", ("d.test.", 60, "CNAME", "e.test."), ("e.test.", 60, "CNAME", "d.test."))
-    assert found.status is Status.NODATA
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5])
+def test_aliases_in_a_circle_teach_nothing(length: int) -> None:
+    names = ["d.test.", *(f"e{n}.test." for n in range(length - 1))]
+    chain = [(name, 60, "CNAME", names[(n + 1) % length]) for n, name in enumerate(names)]
+    found = answer_to("d.test", "A", *chain)
+    assert found.status is Status.SERVFAIL
+    assert "CNAME" in found.detail
 
 
 def test_records_of_other_names_and_types_are_not_an_answer() -> None:
@@ -166,7 +170,12 @@ def test_a_message_that_ends_too_early_is_refused(cut: int) -> None:
 
 
 HEADER = b"\x00\x01\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00"
+TWO_ANSWERS = HEADER[:7] + b"\x02" + HEADER[8:]
 QUESTION = b"\x01d\x00\x00\x01\x00\x01"
+# After header and question (19 octets): a TXT record whose data are 200 pointers, each to the one before it, and the
+# name that the last of them begins.
+CHAIN = b"\xc0\x0c" + b"".join((0xC000 + 31 + 2 * n).to_bytes(2) for n in range(199))
+POINTERS = b"\xc0\x0c\x00\x10\x00\x01\x00\x00\x00\x3c\x01\x90" + CHAIN + (0xC000 + 31 + 398).to_bytes(2)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +185,7 @@ QUESTION = b"\x01d\x00\x00\x01\x00\x01"
         pytest.param(b"\x00\x01\x81\x80\x00\x02" + GOOD[6:], id="two questions"),
         pytest.param(HEADER + b"\xc0\x0c\x00\x01\x00\x01", id="a pointer to itself"),
         pytest.param(HEADER + QUESTION + b"\xc0\x20" + bytes(20), id="a pointer forwards"),
+        pytest.param(TWO_ANSWERS + QUESTION + POINTERS + b"\x00\x10\x00\x01" + bytes(6), id="a chain of pointers"),
         pytest.param(HEADER + b"\x40" + bytes(80), id="a reserved kind of label"),
         pytest.param(HEADER + (b"\x3f" + b"a" * 63) * 4 + b"\x00\x00\x01\x00\x01", id="a name of 257 octets"),
         pytest.param(
