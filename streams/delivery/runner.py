@@ -155,11 +155,14 @@ class Delivery:
         changed: list[Future[Any]] = []
         changes.set(changed)
         outputs = await self._handle(record)
+        if changed:
+            # Rows first: an output whose row was lost in a crash may be decided otherwise when its record comes again.
+            await self._deliver((), changed)
         try:
-            await self._deliver(outputs, changed)
+            await self._deliver(outputs)
         except TooLarge as error:
             outputs = [self._dead_letter(record, Unusable("internal_error", f"an output of it: {error}"))]
-            await self._deliver(outputs, changed)
+            await self._deliver(outputs)
         self._count_out(outputs)
         self._finish(lane, record)
 

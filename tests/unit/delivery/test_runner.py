@@ -140,43 +140,84 @@ async def test_partitions_do_not_wait_for_each_other() -> None:
     assert world.acked == [(1, 9)]
 
 
-async def test_nothing_is_acknowledged_before_the_broker_has_outputs_and_changes_of_tables() -> None:
-    confirmed, changed = asyncio.Event(), asyncio.get_running_loop().create_future()
-    seen: list[Any] = []
+@pytest.mark.parametrize("unusable", [False, True])
+async def test_the_broker_has_changes_of_tables_then_outputs_then_the_record_is_acknowledged(unusable: bool) -> None:
+    changed, confirmed = asyncio.get_running_loop().create_future(), asyncio.Event()
+    written: list[str] = []
 
     async def handle(_: Incoming) -> Sequence[Outgoing]:
         changes.get().append(changed)
+        if unusable:
+            raise Unusable("invalid", "seen after the row was changed")
         return [OUT]
 
     async def broker(records: Sequence[Outgoing], also: Sequence["Future[Any]"]) -> None:
-        seen.append((records, list(also)))
-        await confirmed.wait()
+        written.extend(record.topic for record in records)
+        await asyncio.gather(*also)
+        if records:
+            await confirmed.wait()
 
-    world = World(handle, broker=broker)
+    world = World(handle, topic=REQUESTS, broker=broker)
     world.feed(0)
     await settle()
-    assert seen == [([OUT], [changed])]
-    assert world.acked == []
+    assert (written, world.acked) == ([], [])
+    changed.set_result(None)
+    await settle()
+    assert (written, world.acked) == ([DEADLETTERS.name if unusable else OUT.topic], [])
     confirmed.set()
     await settle()
     assert world.acked == [(0, 0)]
 
 
+async def test_where_a_change_of_a_table_is_not_confirmed_no_output_goes_out() -> None:
+    lost = DeliveryFailed("the broker is away")
+
+    async def handle(_: Incoming) -> Sequence[Outgoing]:
+        changes.get().append(asyncio.get_running_loop().create_future())
+        return [OUT]
+
+    async def broker(_: Sequence[Outgoing], also: Sequence["Future[Any]"]) -> None:
+        if also:
+            raise lost
+
+    world = World(handle, broker=broker)
+    world.feed(0)
+    await settle()
+    assert (world.delivered, world.acked, world.fatal) == ([], [], [lost])
+
+
+async def test_a_record_that_changes_no_table_waits_for_its_outputs_alone() -> None:
+    calls: list[int] = []
+
+    async def handle(_: Incoming) -> Sequence[Outgoing]:
+        return [OUT]
+
+    async def broker(records: Sequence[Outgoing], _: Sequence["Future[Any]"]) -> None:
+        calls.append(len(records))
+
+    world = World(handle, broker=broker)
+    world.feed(0)
+    await settle()
+    assert (calls, world.acked) == ([1], [(0, 0)])
+
+
 async def test_changes_of_one_record_are_not_awaited_by_another() -> None:
-    also_of: dict[bytes, list[Any]] = {}
+    rows = [asyncio.get_running_loop().create_future() for _ in range(2)]
 
     async def handle(record: Incoming) -> Sequence[Outgoing]:
         await asyncio.sleep(0)
-        changes.get().append(record.offset)  # type: ignore[arg-type]
+        changes.get().append(rows[record.offset])
         return [Outgoing(RESULTS.name, None, str(record.offset).encode())]
 
-    async def broker(records: Sequence[Outgoing], also: Sequence["Future[Any]"]) -> None:
-        also_of[records[0].value] = list(also)
+    async def broker(_: Sequence[Outgoing], also: Sequence["Future[Any]"]) -> None:
+        await asyncio.gather(*also)
 
     world = World(handle, broker=broker)
     world.feed(0, 1)
     await settle()
-    assert also_of == {b"0": [0], b"1": [1]}
+    rows[1].set_result(None)
+    await settle()
+    assert [record.value for record in world.delivered] == [b"1"]
 
 
 async def test_no_more_are_worked_on_than_was_said() -> None:

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from schemas.pipeline import Admitted, Attempt, AttemptEntry, Position
-from schemas.topics import ADMISSIONS, ADMITTED, ATTEMPTS, REQUESTS, RESULTS, SETTLEMENTS
+from schemas.topics import ADMISSIONS, ADMITTED_INTERACTIVE, ATTEMPTS, REQUESTS, RESULTS, SETTLEMENTS
 from schemas.vocabulary import Reason
 from streams.access.keys import ConfiguredKey
 from streams.codec import decode, encode
@@ -26,7 +26,7 @@ from tests.unit.roles.test_completion import finding
 
 HOUR_MS = 3_600_000
 OUTCOMES = (Reason.MAILBOX_ACCEPTED, Reason.MAILBOX_NOT_FOUND, Reason.CATCH_ALL, Reason.GREYLISTED, Reason.TIMEOUT)
-TOPICS = (REQUESTS, ADMISSIONS, ADMITTED, ATTEMPTS, SETTLEMENTS, RESULTS)
+TOPICS = (REQUESTS, ADMISSIONS, ADMITTED_INTERACTIVE, ATTEMPTS, SETTLEMENTS, RESULTS)
 
 Table = dict[bytes, bytes]
 Change = tuple[str, bytes, bytes | None]
@@ -76,7 +76,7 @@ class Role:
             else:
                 self.durable[name][key] = row
 
-    def turn(self, rng: random.Random, handlers: dict[str, str], *, crash: float, outputs_first: bool) -> bool:
+    def turn(self, rng: random.Random, handlers: dict[str, str], *, crash: float) -> bool:
         """Read some records of some topics; commit them, or crash. False when there was nothing to read."""
         position = dict(self.committed)
         done: list[tuple[list[Outgoing], int]] = []
@@ -98,7 +98,7 @@ class Role:
             return True
         kept = rng.randint(0, len(self.journal))
         self.survive(self.journal[:kept])
-        able = [outputs for outputs, after in done if outputs_first or after <= kept]
+        able = [outputs for outputs, after in done if after <= kept]
         self.broker.write(rng, [output for outputs in able for output in outputs if rng.random() < 0.5])
         self.restart()
         return True
@@ -131,7 +131,7 @@ class Prober:
         self.waiting: list[Outgoing] = []
 
     def turn(self, rng: random.Random, broker: Broker) -> bool:
-        fresh = broker.logs[ADMITTED.name].records[self.seen :]
+        fresh = broker.logs[ADMITTED_INTERACTIVE.name].records[self.seen :]
         self.seen += len(fresh)
         for record in fresh:
             for _ in range(rng.choice((1, 1, 2))):
@@ -190,14 +190,14 @@ def play(seed: int) -> tuple[Broker, Role]:
     completion = Role(broker, ["requests", "progress"], lambda **tables: Completion(config, counted, **tables))
     prober = Prober()
     gate_reads = {REQUESTS.name: "intake", ADMISSIONS.name: "admit", SETTLEMENTS.name: "settle"}
-    completion_reads = {ADMITTED.name: "admitted", ATTEMPTS.name: "attempt"}
+    completion_reads = {ADMITTED_INTERACTIVE.name: "admitted", ATTEMPTS.name: "attempt"}
     for late in (False, True):
         busy = True
         while busy:
             crash = 0.0 if rng.random() < 0.3 else 0.5
-            busy = gate.turn(rng, gate_reads, crash=crash, outputs_first=False)
+            busy = gate.turn(rng, gate_reads, crash=crash)
             busy |= prober.turn(rng, broker)
-            busy |= completion.turn(rng, completion_reads, crash=crash, outputs_first=True)
+            busy |= completion.turn(rng, completion_reads, crash=crash)
             if late:
                 swept = completion.role.sweep(NOW_MS + 4 * HOUR_MS)
                 broker.write(rng, [record for record in swept if rng.random() < 0.9])
@@ -224,9 +224,9 @@ def check(broker: Broker, gate: Role) -> None:
     assert all(len(repeats) == 1 for repeats in published.values()), "a repeat is the same to the last byte"
     admitted = {
         orjson.loads(r.value)["ticket"]["request_uid"]: orjson.loads(r.value)
-        for r in broker.logs[ADMITTED.name].records
+        for r in broker.logs[ADMITTED_INTERACTIVE.name].records
     }
-    assert len({r.value for r in broker.logs[ADMITTED.name].records}) == len(admitted)
+    assert len({r.value for r in broker.logs[ADMITTED_INTERACTIVE.name].records}) == len(admitted)
     rejected = {uid for kind, uid, _ in published if kind == "rejection"}
     assert not rejected & admitted.keys()
     charged = 0
