@@ -32,7 +32,7 @@ class Ticket(Part):
 
 
 class Admitted(Record):
-    """A request that may run (``admitted.v1``, keyed by request uid)."""
+    """A request that may run (``admitted.<lane>.v1``, keyed by request uid)."""
 
     ticket: Ticket
     addresses: tuple[str, ...]

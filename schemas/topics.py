@@ -61,7 +61,8 @@ REQUESTS = Topic(
     writers="anyone",
 )
 ADMISSIONS = Topic(PREFIX + "admissions.v1", "tenant", "raw bytes of a Request", 3 * DAY_MS)
-ADMITTED = Topic(PREFIX + "admitted.v1", "request_uid", "Admitted", 3 * DAY_MS)
+ADMITTED_INTERACTIVE = Topic(PREFIX + "admitted.interactive.v1", "request_uid", "Admitted", 3 * DAY_MS)
+ADMITTED_BULK = Topic(PREFIX + "admitted.bulk.v1", "request_uid", "Admitted", 3 * DAY_MS)
 TASKS_INTERACTIVE = Topic(PREFIX + "tasks.interactive.v1", "provider#shard", "Task", 3 * DAY_MS)
 TASKS_BULK = Topic(PREFIX + "tasks.bulk.v1", "provider#shard", "Task", 3 * DAY_MS)
 RETRIES_5M = Topic(PREFIX + "retries.5m.v1", "provider#shard", "Task", 3 * DAY_MS)
@@ -75,7 +76,8 @@ DEADLETTERS = Topic(PREFIX + "deadletters.v1", "original key", "raw bytes", 28 *
 TOPICS = (
     REQUESTS,
     ADMISSIONS,
-    ADMITTED,
+    ADMITTED_INTERACTIVE,
+    ADMITTED_BULK,
     TASKS_INTERACTIVE,
     TASKS_BULK,
     RETRIES_5M,

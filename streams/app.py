@@ -99,12 +99,11 @@ class _Parts:
         self._chores.append((app, (_quiet(gate.expire),)))
 
     def _route(self, _: Producer) -> None:
-        core, app = self._core(), self._engine("route")
+        core = self._core()
         route = Route(self.settings, self.metrics, precheck=core.precheck, resolver=core.resolver, clock=now_ms)
-        self._bindings.append((app, "route", route.subscriptions()))
+        self._bind_by_lane("route", route.subscriptions())
 
     def _probe(self, _: Producer) -> None:
-        # One loop reads all topics of a Faust app, and a full buffer stops it: a lane each (docs/decisions/0003).
         core = self._core()
         probing = Probing(
             self.settings,
@@ -114,9 +113,7 @@ class _Parts:
             prober=_Measured(core.prober, self.metrics),
             clock=now_ms,
         )
-        for subscription in probing.subscriptions():
-            lane = subscription.topic.name.split(".")[2]
-            self._bindings.append((self._engine(f"probe-{lane}"), "probe", (subscription,)))
+        self._bind_by_lane("probe", probing.subscriptions())
 
     def _retry(self, producer: Producer) -> None:
         retry = RetryService(self.settings, producer, self.metrics, now_ms)
@@ -137,6 +134,12 @@ class _Parts:
         self.engines.append(app)
         self.metrics.ready.labels(name).set_function(lambda: float(app.settled.is_set()))
         return app
+
+    def _bind_by_lane(self, role: str, subscriptions: Iterable[Subscription]) -> None:
+        # One loop reads all topics of a Faust app, and a full buffer stops it: an app each (docs/decisions/0003).
+        for subscription in subscriptions:
+            lane = subscription.topic.name.split(".")[2]
+            self._bindings.append((self._engine(f"{role}-{lane}"), role, (subscription,)))
 
     def _table(self, app: Engine, name: str) -> DurableTable:
         [declared] = [each for each in TABLES if each.name == name]

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from schemas.pipeline import Admitted, Attempt, AttemptEntry, Position, Ticket
 from schemas.result import Evidence, Finding
-from schemas.topics import ADMITTED, ATTEMPTS, SETTLEMENTS
+from schemas.topics import ADMITTED_BULK, ADMITTED_INTERACTIVE, ATTEMPTS, SETTLEMENTS
 from schemas.vocabulary import VERDICTS, Reason, Stage, Verdict
 from streams.codec import decode, encode
 from streams.metrics import Metrics
@@ -39,7 +39,7 @@ _ENTRIES: TypeAdapter[tuple[AttemptEntry, ...]] = TypeAdapter(tuple[AttemptEntry
 
 
 class Completion:
-    """Tables: ``requests`` and ``progress``, co-partitioned with ``attempts.v1`` and ``admitted.v1``."""
+    """Tables: ``requests`` and ``progress``, co-partitioned with ``attempts.v1`` and ``admitted.<lane>.v1``."""
 
     def __init__(self, settings: Settings, metrics: Metrics, *, requests: Table, progress: Table) -> None:
         self._metrics = metrics
@@ -52,7 +52,11 @@ class Completion:
 
     def subscriptions(self) -> tuple[Subscription, ...]:
         """What completion reads."""
-        return (Subscription(ADMITTED, self.admitted, CONCURRENCY), Subscription(ATTEMPTS, self.attempt, CONCURRENCY))
+        return (
+            Subscription(ADMITTED_INTERACTIVE, self.admitted, CONCURRENCY),
+            Subscription(ADMITTED_BULK, self.admitted, CONCURRENCY),
+            Subscription(ATTEMPTS, self.attempt, CONCURRENCY),
+        )
 
     async def admitted(self, record: Incoming) -> Sequence[Outgoing]:
         """Remember what was asked, for the case that an answer does not come in time."""

@@ -4,15 +4,15 @@ Nothing here waits for anything but Kafka, so handlers change the ledger before 
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import ValidationError
 
 from schemas.pipeline import Admitted, Settlement, Ticket
 from schemas.request import MAX_REQUEST_BYTES, Request, request_uid
 from schemas.result import Rejection
-from schemas.topics import ADMISSIONS, ADMITTED, REQUESTS, SETTLEMENTS
-from schemas.vocabulary import Reason
+from schemas.topics import ADMISSIONS, ADMITTED_BULK, ADMITTED_INTERACTIVE, REQUESTS, SETTLEMENTS
+from schemas.vocabulary import Lane, Reason
 from streams.access import credentials, decisions
 from streams.access.decisions import Account, Asked, Decision, Refusal
 from streams.access.keys import Key, KeyStore
@@ -28,6 +28,9 @@ KEY_ID = "mailvet-key-id"
 KEY_DIGEST = "mailvet-key-sha256"
 NOW = "mailvet-now-ms"
 ORIGIN = "mailvet-origin"
+
+LANES: Mapping[Lane, str] = {Lane.INTERACTIVE: ADMITTED_INTERACTIVE.name, Lane.BULK: ADMITTED_BULK.name}
+"""The topic of each lane's admitted requests."""
 
 CONFLICT = Refusal(Reason.REQUEST_ID_CONFLICT, "this request_id was used with another body: choose a new one")
 
@@ -237,7 +240,8 @@ def _outcome(key: Key, request: Request, decision: Decision) -> Outgoing:
         admitted_at=decisions.instant(decision.at_ms),
         verdict_by=decisions.instant(decision.verdict_by_ms),
     )
-    return Outgoing(ADMITTED.name, decision.uid.encode(), encode(Admitted(ticket=ticket, addresses=request.addresses)))
+    admitted = Admitted(ticket=ticket, addresses=request.addresses)
+    return Outgoing(LANES[decision.lane], decision.uid.encode(), encode(admitted))
 
 
 def _rejected(key: Key, request: Request, uid: str, refusal: Refusal, at_ms: int) -> Outgoing:

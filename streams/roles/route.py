@@ -5,13 +5,14 @@ No table: the answers depend on the record and on DNS alone, and a repeat is dro
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import chain
 
 from schemas.pipeline import Admitted, AttemptEntry, Position, TaskItem, Ticket
-from schemas.topics import ADMITTED
-from schemas.vocabulary import Depth
+from schemas.topics import ADMITTED_BULK, ADMITTED_INTERACTIVE
+from schemas.vocabulary import Depth, Lane
 from streams.checks import sandbox
 from streams.checks.evidence import Prepared
 from streams.checks.providers import provider_of
@@ -19,6 +20,8 @@ from streams.codec import decode
 from streams.dns.answers import MailRoute
 from streams.metrics import Metrics
 from streams.records import Incoming, Outgoing
+from streams.roles.breath import breathing
+from streams.roles.credits import Credits
 from streams.roles.judge import (
     LANES,
     Destination,
@@ -36,16 +39,18 @@ from streams.settings import Settings
 from streams.subscription import Subscription
 
 CONCURRENCY = 100
+"""Requests at a time per lane; most of them wait, since addresses have a bound of their own."""
+
+IN_WORK = 10_000
+"""Addresses at a time per lane: ten large requests, so that domains that are slow to look up hold up few."""
+
 LOOKUPS = 500
-"""Domains looked up at a time, of all requests."""
+"""Domains looked up at a time per lane."""
 
 UNRESOLVED = "unresolved"
 """Stands for the provider of a domain whose DNS did not answer; who takes the task looks again."""
 
 UNRESOLVED_SHARDS = 16
-
-BREATH = 50
-"""Addresses read between two looks at what else waits for the event loop."""
 
 Groups = defaultdict[Destination, list[TaskItem]]
 
@@ -68,40 +73,54 @@ class Route:
         self._risky = frozenset(settings.risky_flags)
         self._resolver = resolver
         self._clock = clock
-        self._lookups = asyncio.Semaphore(LOOKUPS)
+        self._in_work = {lane: Credits(IN_WORK) for lane in Lane}
+        self._lookups = {lane: asyncio.Semaphore(LOOKUPS) for lane in Lane}
+        # However many requests of a lane are in work, one of them computes: a flood gets one turn of the event loop.
+        self._computing = {lane: asyncio.Lock() for lane in Lane}
 
     def subscriptions(self) -> tuple[Subscription, ...]:
-        """What route reads."""
-        return (Subscription(ADMITTED, self.handle, CONCURRENCY),)
+        """What route reads: a lane each."""
+        return (
+            Subscription(ADMITTED_INTERACTIVE, self.handle, CONCURRENCY),
+            Subscription(ADMITTED_BULK, self.handle, CONCURRENCY),
+        )
 
     async def handle(self, record: Incoming) -> Sequence[Outgoing]:
         """Findings for what is decided, tasks for the rest: together every address once."""
         admitted = decode(Admitted, record.value)
         ticket = admitted.ticket
-        addresses = await self._read(admitted.addresses)
-        routes = await self._routes(ticket, addresses)
+        async with self._in_work[ticket.lane].take(len(admitted.addresses)):
+            async with self._computing[ticket.lane]:
+                addresses = await self._read(admitted.addresses)
+            routes = await self._routes(ticket, addresses)
+            async with self._computing[ticket.lane]:
+                return [record async for record in self._outputs(ticket, addresses, routes)]
+
+    async def _outputs(
+        self, ticket: Ticket, addresses: Iterable[Learned], routes: Mapping[str, MailRoute]
+    ) -> AsyncIterator[Outgoing]:
         now = instant(self._clock())
         entries: list[AttemptEntry] = []
         items: Groups = defaultdict(list)
-        for address in addresses:
+        async for address in breathing(addresses):
             learned = self._learned(address, routes)
             if self._is_asked(ticket, learned):
                 items[self._destination(ticket, learned)].append(_item(learned))
             else:
                 entries.append(self._decide(ticket, learned, now, items))
-        asked = [task for to, group in items.items() for task in tasks(ticket, to, group, now)]
-        return (*attempts(ticket, "route", entries), *asked)
+        decided = attempts(ticket, "route", entries)
+        asked = (task for to, group in items.items() for task in tasks(ticket, to, group, now))
+        async for record in breathing(chain(decided, asked), every=1):
+            yield record
 
     async def _read(self, addresses: Iterable[str]) -> list[Learned]:
         """Each address once, with every place where it stands. The case of a local part means something."""
         places: dict[tuple[bool, str], tuple[Prepared, list[Position]]] = {}
-        for index, text in enumerate(addresses):
+        async for index, text in breathing(enumerate(addresses)):
             prepared = self._precheck(text)
             wrong = prepared.syntax_error is not None
             name = (wrong, text if wrong else prepared.address)
             places.setdefault(name, (prepared, []))[1].append(Position(index=index, input=text))
-            if index % BREATH == BREATH - 1:
-                await asyncio.sleep(0)
         return [Learned(prepared, tuple(positions)) for prepared, positions in places.values()]
 
     async def _routes(self, ticket: Ticket, addresses: Iterable[Learned]) -> Mapping[str, MailRoute]:
@@ -109,11 +128,11 @@ class Route:
         if ticket.depth is Depth.SYNTAX:
             return {}
         domains = dict.fromkeys(each.prepared.domain for each in addresses if _is_public(each.prepared))
-        routes = await asyncio.gather(*(self._look_up(domain) for domain in domains))
+        routes = await asyncio.gather(*(self._look_up(ticket.lane, domain) for domain in domains))
         return dict(zip(domains, routes, strict=True))
 
-    async def _look_up(self, domain: str) -> MailRoute:
-        async with self._lookups:
+    async def _look_up(self, lane: Lane, domain: str) -> MailRoute:
+        async with self._lookups[lane]:
             return await self._resolver.route(domain)
 
     def _learned(self, address: Learned, routes: Mapping[str, MailRoute]) -> Learned:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from prometheus_client import CollectorRegistry
 
 from ops.cli.signals import stop_on_signals
-from schemas.topics import ADMITTED, REQUESTS, RESULTS
+from schemas.topics import ADMITTED_BULK, REQUESTS, RESULTS
 from streams.delivery import OrderedAcks, Producer
 from streams.engine import engine, subscribe, table
 from streams.group import Group, WorkerFailed
@@ -24,8 +24,8 @@ from streams.settings import Settings
 from streams.subscription import Subscription
 from streams.tables import TableDeclaration
 
-COUNTS = TableDeclaration("echo", "counts", replace(ADMITTED, partitions=2))
-SOURCES = {"admitted": replace(ADMITTED, partitions=2), "requests": replace(REQUESTS, partitions=2)}
+COUNTS = TableDeclaration("echo", "counts", replace(ADMITTED_BULK, partitions=2))
+SOURCES = {"admitted": replace(ADMITTED_BULK, partitions=2), "requests": replace(REQUESTS, partitions=2)}
 
 
 class Unordered(OrderedAcks):

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from schemas.topics import ADMITTED, RESULTS, Topic
+from schemas.topics import ADMITTED_BULK, RESULTS, Topic
 from tests.integration.conftest import Installation, until
 
-SOURCE = replace(ADMITTED, partitions=2)
+SOURCE = replace(ADMITTED_BULK, partitions=2)
 OUT = replace(RESULTS, partitions=2)
 RECORDS = 20
 

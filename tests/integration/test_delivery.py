@@ -9,12 +9,12 @@ from aiokafka import AIOKafkaProducer
 
 from ops.brokers.base import Broker
 from schemas.pipeline import DeadLetter
-from schemas.topics import ADMITTED, DEADLETTERS, REQUESTS, RESULTS, Topic
+from schemas.topics import ADMITTED_BULK, DEADLETTERS, REQUESTS, RESULTS, Topic
 from streams.delivery.dead_letters import HEADER, MAX_VALUE_BYTES
 from tests.integration.conftest import Installation, terminate, until
 from tests.integration.echo_worker import COUNTS
 
-SOURCE = replace(ADMITTED, partitions=2)
+SOURCE = replace(ADMITTED_BULK, partitions=2)
 FOREIGN = replace(REQUESTS, partitions=2)
 OUT = replace(RESULTS, partitions=2)
 DEAD = replace(DEADLETTERS, partitions=2)

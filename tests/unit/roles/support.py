@@ -110,9 +110,9 @@ def ticket(total: int, **changes: Any) -> Ticket:
 
 
 def admitted(addresses: Sequence[str], **changes: Any) -> Incoming:
-    """The record of ``admitted.v1``."""
+    """The record of ``admitted.<lane>.v1``."""
     value = encode(Admitted(ticket=ticket(len(addresses), **changes), addresses=tuple(addresses)))
-    return Log("mailvet.admitted.v1").append(value)
+    return Log("mailvet.admitted.bulk.v1").append(value)
 
 
 def mx(domain: str, *hosts: str) -> MailRoute:

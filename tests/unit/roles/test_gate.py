@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from schemas.pipeline import Settlement
 from schemas.request import MAX_REQUEST_BYTES, request_uid
-from schemas.topics import ADMISSIONS, ADMITTED, RESULTS
+from schemas.topics import ADMISSIONS, ADMITTED_BULK, ADMITTED_INTERACTIVE, RESULTS
 from schemas.vocabulary import Depth, Lane
 from streams.access.credentials import mint
 from streams.access.keys import ConfiguredKey, Key
@@ -79,7 +79,7 @@ def reason_of(outputs: list[Outgoing]) -> str:
 
 
 def is_admitted(outputs: list[Outgoing]) -> bool:
-    return [output.topic for output in outputs] == [ADMITTED.name]
+    return [output.topic for output in outputs] == [ADMITTED_INTERACTIVE.name]
 
 
 # -- intake --------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_any_bytes_are_a_dead_letter_or_go_on(value: bytes, key: bytes) -> None:
 def test_an_admitted_request_carries_all_that_later_roles_need() -> None:
     world = World()
     [out] = world.ask(addresses=["a@x", "b@x"], depth="dns", options={"retry": False})
-    [admitted] = values([out], ADMITTED.name)
+    [admitted] = values([out], ADMITTED_INTERACTIVE.name)
     uid = request_uid("acme", "r1")
     assert out.key == uid.encode()
     assert admitted["addresses"] == ["a@x", "b@x"]
@@ -362,7 +362,9 @@ def test_a_key_may_not_do_what_it_was_not_given(scope: dict[str, Any], fields: d
     ],
 )
 def test_small_requests_have_a_lane_of_their_own(fields: dict[str, Any], lane: str) -> None:
-    assert values(World().ask(**fields), ADMITTED.name)[0]["ticket"]["lane"] == lane
+    [out] = World().ask(**fields)
+    assert out.topic == {"interactive": ADMITTED_INTERACTIVE.name, "bulk": ADMITTED_BULK.name}[lane]
+    assert values([out], out.topic)[0]["ticket"]["lane"] == lane
 
 
 @pytest.mark.parametrize(
@@ -374,7 +376,7 @@ def test_small_requests_have_a_lane_of_their_own(fields: dict[str, Any], lane: s
     ],
 )
 def test_verdict_by_is_the_clients_within_bounds(asked: timedelta, granted: str) -> None:
-    [admitted] = values(World().ask(verdict_by=(NOW + asked).isoformat()), ADMITTED.name)
+    [admitted] = values(World().ask(verdict_by=(NOW + asked).isoformat()), ADMITTED_INTERACTIVE.name)
     assert admitted["ticket"]["verdict_by"] == granted
 
 

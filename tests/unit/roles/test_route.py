@@ -186,6 +186,9 @@ def test_the_lane_of_the_ticket_is_the_lane_of_its_tasks() -> None:
 
 def test_what_is_no_admitted_request_is_a_dead_letter() -> None:
     role = Route(settings(), metrics(), precheck=PRECHECK, resolver=FakeResolver(), clock=Clock())
-    assert [s.topic.name for s in role.subscriptions()] == ["mailvet.admitted.v1"]
+    assert [s.topic.name for s in role.subscriptions()] == [
+        "mailvet.admitted.interactive.v1",
+        "mailvet.admitted.bulk.v1",
+    ]
     with pytest.raises(Unusable, match="not_json"):
-        run(role.handle(Log("mailvet.admitted.v1").append(b"?")))
+        run(role.handle(Log("mailvet.admitted.bulk.v1").append(b"?")))
