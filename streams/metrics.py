@@ -67,6 +67,7 @@ class Metrics:
             "smtp_dial_seconds", "From a dial to the session or its failure.", "outcome", buckets=DIALOGUE_BUCKETS
         )
         self.smtp_health_checks = counter("smtp_health_checks", "What the pool asked for itself.", "outcome")
+        self.smtp_pace_changes = counter("smtp_pace_changes", "Providers that are asked slower or faster.", "change")
         self.smtp_breaker_changes = counter(
             "smtp_breaker_changes", "Breakers that came into a state; of a provider or a host.", "scope", "state"
         )

@@ -28,6 +28,8 @@ class PoolObserver:
                 metrics.smtp_dial_seconds.labels(notice.outcome).observe(notice.seconds or 0.0)
             case Kind.HEALTH_CHECK:
                 metrics.smtp_health_checks.labels(notice.outcome).inc()
+            case Kind.PACE:
+                metrics.smtp_pace_changes.labels(notice.outcome.replace(" ", "_")).inc()
             case _:
                 scope = "provider" if notice.host is None else "host"
                 metrics.smtp_breaker_changes.labels(scope, notice.outcome).inc()

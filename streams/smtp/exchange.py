@@ -85,7 +85,18 @@ class Exchange:
     there is nothing to send. :meth:`answers` may be called at any time.
     """
 
-    __slots__ = ("_fitted", "_learned", "_mail", "_replies", "_sent", "_session", "_smtputf8", "_writes", "heard")
+    __slots__ = (
+        "_fitted",
+        "_learned",
+        "_mail",
+        "_replies",
+        "_sent",
+        "_session",
+        "_smtputf8",
+        "_writes",
+        "heard",
+        "told_off",
+    )
 
     def __init__(
         self,
@@ -115,6 +126,13 @@ class Exchange:
         self._sent: list[Step] = []
         self.heard = 0
         """RCPT replies that have come."""
+        self.told_off = False
+        """The server ended the session with 421 (RFC 5321 section 3.8): enough, or too fast."""
+
+    @property
+    def planned(self) -> int:
+        """Recipients that are still to be written."""
+        return sum(step.verb is Verb.RCPT for write in self._writes for step in write)
 
     @property
     def waiting(self) -> bool:
@@ -134,6 +152,7 @@ class Exchange:
         """Take what came from the socket; nothing: the server has closed."""
         for verb, reply in self._session.receive(data):
             step = self._sent.pop()
+            self.told_off |= reply.code == 421
             if verb is Verb.MAIL:
                 self._take_mail(reply)
             elif verb is Verb.RCPT:

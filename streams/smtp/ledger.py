@@ -16,6 +16,7 @@ from typing import Generic, Protocol, TypeVar
 from streams.smtp.breaker import BreakerState, Health
 from streams.smtp.hosts import Host
 from streams.smtp.lifecycle import Life
+from streams.smtp.pace import Pace
 from streams.smtp.policy import Learned, PolicyBook, ProviderPolicy
 
 MAX_LEARNED = 10_000
@@ -25,6 +26,7 @@ MAX_RECOVERIES = 1000
 """Hosts that wait to be dialled by the pool itself; further ones wait for a caller."""
 
 Key = tuple[str, int]
+Memory = tuple[Learned, Health, Pace]
 
 
 class Pooled(Protocol):
@@ -51,13 +53,14 @@ C = TypeVar("C", bound=Pooled)
 class Account(Generic[C]):
     """One provider's part of the books."""
 
-    __slots__ = ("health", "idle", "learned", "name", "open", "policy", "waiting")
+    __slots__ = ("health", "idle", "learned", "name", "open", "pace", "policy", "waiting")
 
-    def __init__(self, name: str, policy: ProviderPolicy, learned: Learned, health: Health) -> None:
+    def __init__(self, name: str, policy: ProviderPolicy, learned: Learned, health: Health, pace: Pace) -> None:
         self.name = name
         self.policy = policy
         self.learned = learned
         self.health = health
+        self.pace = pace
         self.open = 0
         """Connections that count against ``policy.sessions``, those being dialled too."""
         self.idle: dict[Key, list[C]] = {}
@@ -100,7 +103,7 @@ class Ledger(Generic[C]):
         """When a host of a provider is dialled again by the pool itself."""
         self._starved: OrderedDict[Account[C], None] = OrderedDict()
         """Accounts with waiters that only the global limit holds back, in turn."""
-        self._memory: OrderedDict[str, tuple[Learned, Health]] = OrderedDict()
+        self._memory: OrderedDict[str, Memory] = OrderedDict()
 
     # Claims
 
@@ -109,9 +112,8 @@ class Ledger(Generic[C]):
         account = self.accounts.get(provider)
         if account is None:
             policy = self.book.policy(provider)
-            fresh = Learned(), Health(policy)
-            learned, health = self._memory.pop(provider, fresh)
-            account = self.accounts[provider] = Account(provider, policy, learned, health)
+            known = self._memory.pop(provider, None) or (Learned(), Health(policy), Pace(policy))
+            account = self.accounts[provider] = Account(provider, policy, *known)
         return account
 
     def claim(self, claim: Claim[C]) -> None:
@@ -192,8 +194,8 @@ class Ledger(Generic[C]):
     def troubled(self, now: float) -> dict[str, Account[C]]:
         """Accounts of all providers that have connections or callers, or a breaker that is not closed."""
         remembered = {
-            name: Account[C](name, self.book.policy(name), learned, health)
-            for name, (learned, health) in self._memory.items()
+            name: Account[C](name, self.book.policy(name), learned, health, pace)
+            for name, (learned, health, pace) in self._memory.items()
             if health.left_alone(now) or health.provider.state(now) is not BreakerState.CLOSED
         }
         return {**remembered, **self.accounts}
@@ -302,7 +304,7 @@ class Ledger(Generic[C]):
             return
         del self.accounts[account.name]
         self._starved.pop(account, None)
-        if account.learned != Learned() or not account.health.blank:
-            self._memory[account.name] = account.learned, account.health
+        if account.learned != Learned() or not account.health.blank or not account.pace.blank:
+            self._memory[account.name] = account.learned, account.health, account.pace
             if len(self._memory) > MAX_LEARNED:
                 self._memory.popitem(last=False)

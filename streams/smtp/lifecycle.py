@@ -88,6 +88,8 @@ class Kind(StrEnum):
     """One host was dialled; outcome "ok", the reply's class ("4xx", "5xx") or the failure."""
     HEALTH_CHECK = "health_check"
     """The pool asked for itself; outcome "alive" or "dead" (NOOP), "recovered" or "down" (a dial)."""
+    PACE = "pace"
+    """What is allowed a second has changed; outcome "connections slower", "recipients faster" and so on."""
     BREAKER = "breaker"
     """A breaker is in another state, the outcome; ``host`` is None for that of the provider."""
 
@@ -128,6 +130,10 @@ class ProviderView:
     """Hosts whose own breaker is not closed."""
     error_rate: ErrorRate
     """Of the last minute."""
+    connections_per_s: float = 0.0
+    """New connections that are allowed now; 0: as many as are needed."""
+    recipients_per_s: float = 0.0
+    """RCPTs, likewise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,16 @@ class ProviderPolicy:
     error_budget: int = 10
     """Refusals a session may collect: Postfix delays every reply by 1 s from the 11th on (soft error limit)."""
 
+    error_budget_max: int = 0
+    """How far the budget may grow while the server slows down for none of them; 0: not at all, since the way to learn
+    of a limit is to meet it. A session that stalls makes it smaller in any case."""
+
+    connections_per_s: float = 0.0
+    """New connections a second; 0: as many as are needed, until a server complains (421, or 4xx as its banner)."""
+
+    recipients_per_s: float = 0.0
+    """RCPTs a second, over all sessions; likewise."""
+
     min_errors_left: int = 3
     """With fewer left a session asks nothing more: a new one is cheaper than writes of one or two recipients."""
 
@@ -83,6 +93,8 @@ class ProviderPolicy:
     def __post_init__(self) -> None:
         if self.breaker_failures < 1:
             raise ValueError("breaker_failures must be 1 or more")
+        if self.connections_per_s < 0 or self.recipients_per_s < 0:
+            raise ValueError("connections_per_s and recipients_per_s must be 0 or more")
         if not 0 <= self.warm <= self.sessions:
             raise ValueError("warm must be 0 to sessions")
         if self.sessions < 1 or self.rcpt_per_transaction < 1:
@@ -138,6 +150,12 @@ class Learned:
     batch: int | None = None
     """Recipients of one write since the last stall; doubles with every write that is answered without one."""
 
+    error_budget: int | None = None
+    """Refusals that a session may collect; grows and shrinks by what the last ones met."""
+
+    slows_errors: bool = False
+    """A session stalled after some refusals: the budget grows no more."""
+
     wants_tls: set[tuple[str, int]] = field(default_factory=set)
     """Addresses and ports that answered MAIL with 530: the next session begins with STARTTLS."""
 
@@ -149,6 +167,17 @@ class Learned:
         """A write was answered whole."""
         if self.batch is not None and asked >= self.batch:
             self.batch *= 2
+
+    def erred(self, errors: int, policy: ProviderPolicy, *, stalled: bool) -> None:
+        """A session that has collected ``errors`` refusals stalled, or answered a write whole."""
+        budget = error_budget(policy, self)
+        if not policy.error_budget or errors < policy.min_errors_left:
+            return
+        if stalled:
+            self.slows_errors = True
+            self.error_budget = max(policy.min_errors_left, min(budget, errors - 1))
+        elif not self.slows_errors and budget - errors < policy.min_errors_left and budget < policy.error_budget_max:
+            self.error_budget = min(budget + policy.min_errors_left, policy.error_budget_max)
 
     def too_many(self, fitted: int) -> None:
         """The server said "too many recipients" after ``fitted`` recipients of a transaction."""
@@ -180,9 +209,14 @@ def transaction_limit(policy: ProviderPolicy, learned: Learned) -> int:
     return min(policy.rcpt_per_transaction, learned.rcpt_per_transaction or policy.rcpt_per_transaction)
 
 
-def errors_left(policy: ProviderPolicy, usage: Usage) -> int | None:
+def error_budget(policy: ProviderPolicy, learned: Learned) -> int:
+    """Refusals that a session may collect; 0: no limit."""
+    return policy.error_budget and (learned.error_budget or policy.error_budget)
+
+
+def errors_left(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int | None:
     """Refusals that the session may still collect; None: no limit."""
-    return max(0, policy.error_budget - usage.errors) if policy.error_budget else None
+    return max(0, error_budget(policy, learned) - usage.errors) if policy.error_budget else None
 
 
 def nonmail_left(policy: ProviderPolicy, usage: Usage) -> int | None:
@@ -192,7 +226,7 @@ def nonmail_left(policy: ProviderPolicy, usage: Usage) -> int | None:
 
 def retire_cause(policy: ProviderPolicy, usage: Usage, learned: Learned) -> str | None:
     """Why the session shall ask nothing more, or None when it may go on."""
-    left = errors_left(policy, usage)
+    left = errors_left(policy, usage, learned)
     if left is not None and left < policy.min_errors_left:
         return "error budget"
     full = usage.recipients >= transaction_limit(policy, learned)
@@ -219,7 +253,7 @@ def chunk_size(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int:
     limit = transaction_limit(policy, learned)
     resets = nonmail_left(policy, usage)
     room = max(0, limit - usage.recipients) + limit * (1 if resets is None else resets)
-    return min(size for size in (room, errors_left(policy, usage), learned.batch) if size is not None)
+    return min(size for size in (room, errors_left(policy, usage, learned), learned.batch) if size is not None)
 
 
 def may_check(policy: ProviderPolicy, usage: Usage) -> bool:

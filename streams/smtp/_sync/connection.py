@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 
 from streams.smtp import policy as rules
 from streams.smtp._sync.link import Link
+from streams.smtp._sync.waiting import Turn
 from streams.smtp.errors import DialFailed, DialFailure, LocalProtocolError
 from streams.smtp.exchange import Answers, Capabilities, Exchange
 from streams.smtp.hosts import Host
 from streams.smtp.identity import Identity
-from streams.smtp.lifecycle import ConnectionView, Life, Recorder
+from streams.smtp.lifecycle import ConnectionView, Kind, Life, Recorder
+from streams.smtp.pace import Pace
 from streams.smtp.policy import Learned, ProviderPolicy, StartTLS
 from streams.smtp.session import Ended, Session, Verb, line
 from streams.smtp.window import ErrorWindow
@@ -28,6 +30,7 @@ class SMTPConnection:
         "_identity",
         "_learned",
         "_link",
+        "_pace",
         "_recorder",
         "_stalled",
         "_window",
@@ -55,6 +58,7 @@ class SMTPConnection:
         clock: Callable[[], float] = time.monotonic,
         chance: float = 0.0,
         window: ErrorWindow | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.provider = provider
         self.policy = policy
@@ -73,6 +77,7 @@ class SMTPConnection:
         self._link: Link | None = None
         self._stalled = False
         self._window = window or ErrorWindow()
+        self._pace = pace or Pace(policy)
 
     def __repr__(self) -> str:
         where = f"{self.host.name} [{self.host.address}]:{self.host.port}" if self.host else "nowhere yet"
@@ -88,7 +93,7 @@ class SMTPConnection:
     @property
     def errors_left(self) -> int | None:
         """Refusals that the session may still collect; None: no limit."""
-        return rules.errors_left(self.policy, self.session.usage)
+        return rules.errors_left(self.policy, self.session.usage, self._learned)
 
     @property
     def room(self) -> int:
@@ -137,6 +142,8 @@ class SMTPConnection:
         )
         if not (self.alive() and self.room):
             return self._nothing(len(recipients))
+        if not self._paced(exchange.planned, deadline):
+            return Answers(None, (None,) * len(recipients), None, "the provider may not be asked so much in time")
         while data := exchange.data_to_send():
             link.write(data)
             self._hear(exchange, link, deadline)
@@ -144,7 +151,8 @@ class SMTPConnection:
             exchange.receive(surplus)
         if self.session.ended is None:
             self._learned.answered(exchange.heard)
-        self._count(failed=self.session.ended is not None)
+            self._learned.erred(self.session.usage.errors, self.policy, stalled=False)
+        self._account(exchange)
         return exchange.answers()
 
     def _hear(self, exchange: Exchange, link: Link, deadline: float) -> None:
@@ -161,13 +169,32 @@ class SMTPConnection:
             except TimeoutError:
                 self._silence(exchange, stalled=stall and self._clock() < deadline)
 
-    def _count(self, *, failed: bool) -> None:
+    def _paced(self, recipients: int, deadline: float) -> bool:
+        """Wait until so many may be asked for; false when that is not before the deadline."""
         with self._recorder.lock:
-            self._window.add(self._clock(), failed=failed)
+            now = self._clock()
+            wait = self._pace.recipients.reserve(recipients, now)
+        if wait:
+            Turn().wait(min(wait, deadline - now))
+        return now + wait <= deadline
+
+    def _account(self, exchange: Exchange) -> None:
+        """What an exchange says of the provider: did it end well, and was it too fast?"""
+        with self._recorder.lock:
+            now, throttle = self._clock(), self._pace.recipients
+            self._window.add(now, failed=self.session.ended is not None)
+            # A stall has made the next writes smaller already.
+            if exchange.told_off or (self._stalled and throttle.rate):
+                changed = throttle.complained(now) and "recipients slower"
+            else:
+                changed = self.session.ended is None and throttle.content(now) and "recipients faster"
+        if changed:
+            self._recorder.notice(Kind.PACE, self.provider, changed, host=self.host)
 
     def _silence(self, exchange: Exchange, *, stalled: bool) -> None:
         if stalled:
             self._learned.stalled(exchange.heard)
+            self._learned.erred(self.session.usage.errors, self.policy, stalled=True)
             self._stalled = True
             self.session.end(Ended.TIMEOUT, f"stalled with {self.session.in_flight} replies due")
         else:

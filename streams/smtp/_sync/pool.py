@@ -131,6 +131,8 @@ class SMTPPool:
                         account.health.provider.state(now),
                         account.health.left_alone(now),
                         account.health.window.rate(now),
+                        account.pace.connections.rate,
+                        account.pace.recipients.rate,
                     )
                     for name, account in accounts.items()
                 },
@@ -236,6 +238,7 @@ class SMTPPool:
             clock=self._clock,
             chance=self._rng(),
             window=account.health.window,
+            pace=account.pace,
         )
         with self._lock:
             self._connections[connection] = None
@@ -290,6 +293,8 @@ class SMTPPool:
         health = account.health
         since = self._clock()
         try:
+            self._paced(account, deadline)
+            since = self._clock()
             link = self._dial_host(connection, account.learned, host, deadline)
         except DialFailed as error:
             with self._lock:
@@ -304,8 +309,20 @@ class SMTPPool:
             health.window.add(now, failed=False)
             self._recorder.notice(Kind.DIAL, account.name, "ok", host=host, seconds=now - since)
             health.succeeded(host)
+            if account.pace.connections.content(now):
+                self._recorder.notice(Kind.PACE, account.name, "connections faster", host=host)
             self._tell_of_breakers(account)
         return link
+
+    def _paced(self, account: Account[SMTPConnection], deadline: float) -> None:
+        """Wait until a connection may be opened."""
+        with self._lock:
+            now = self._clock()
+            wait = account.pace.connections.reserve(1, now)
+        if wait:
+            Turn().wait(min(wait, deadline - now))
+        if now + wait > deadline:
+            raise PoolTimeout(f"no further connection with {account.name} may be opened in time")
 
     def _dial_failed(
         self, account: Account[SMTPConnection], attempt: DialAttempt, since: float, deadline: float
@@ -319,6 +336,8 @@ class SMTPPool:
             return
         health.window.add(now, failed=True)
         health.failed(attempt, now, self._rng())
+        if attempt.reply is not None and attempt.reply.transient and account.pace.connections.complained(now):
+            self._recorder.notice(Kind.PACE, account.name, "connections slower", host=attempt.host)
         self._tell_of_breakers(account)
 
     def _tell_of_breakers(self, account: Account[SMTPConnection]) -> None:

@@ -46,6 +46,7 @@ def test_what_happens_is_counted() -> None:
         (Kind.HEALTH_CHECK, "alive", HOST),
         (Kind.BREAKER, "open", HOST),
         (Kind.BREAKER, "open", None),
+        (Kind.PACE, "recipients slower", HOST),
     ):
         observer.on_notice(Notice(0.0, kind, "p", outcome, host, 0.5))
     text = generate_latest(metrics.registry).decode()
@@ -53,6 +54,7 @@ def test_what_happens_is_counted() -> None:
         'smtp_events_total{event="idle"} 1.0',
         'smtp_wait_seconds_sum{outcome="in_vain"} 0.5',
         'smtp_dial_seconds_count{outcome="4xx"} 1.0',
+        'smtp_pace_changes_total{change="recipients_slower"} 1.0',
         'smtp_health_checks_total{outcome="alive"} 1.0',
         'smtp_breaker_changes_total{scope="host",state="open"} 1.0',
         'smtp_breaker_changes_total{scope="provider",state="open"} 1.0',

@@ -35,6 +35,7 @@ POLICY = ProviderPolicy()
         {"error_budget": 2, "min_errors_left": 3},
         {"breaker_failures": 0},
         {"warm": 5, "sessions": 4},
+        {"connections_per_s": -1.0},
     ],
 )
 def test_policies_that_can_not_work(fields):
@@ -65,9 +66,9 @@ def test_the_provider_table_knows_the_large_providers():
 
 
 def test_what_is_left():
-    assert errors_left(POLICY, Usage(errors=4)) == 6
-    assert errors_left(POLICY, Usage(errors=11)) == 0
-    assert errors_left(ProviderPolicy(error_budget=0), Usage(errors=99)) is None
+    assert errors_left(POLICY, Usage(errors=4), Learned()) == 6
+    assert errors_left(POLICY, Usage(errors=11), Learned()) == 0
+    assert errors_left(ProviderPolicy(error_budget=0), Usage(errors=99), Learned()) is None
     assert nonmail_left(POLICY, Usage(nonmail=8)) == 0
     assert nonmail_left(ProviderPolicy(nonmail_budget=0), Usage(nonmail=99)) is None
 
@@ -158,3 +159,37 @@ def test_no_write_can_pass_the_error_budget(usage):
 
 def test_tls_is_asked_for_where_the_server_insists_unless_told_otherwise():
     assert POLICY.starttls is StartTLS.INSISTED
+
+
+def test_a_budget_grows_while_nothing_is_slowed_up_to_a_bound():
+    policy, learned = ProviderPolicy(error_budget_max=15), Learned()
+    learned.erred(7, policy, stalled=False)
+    assert learned.error_budget is None, "three are left: nothing is known of the last ones"
+    learned.erred(9, policy, stalled=False)
+    assert errors_left(policy, Usage(errors=9), learned) == 4
+    for errors in (11, 14, 15):
+        learned.erred(errors, policy, stalled=False)
+    assert learned.error_budget == 15
+
+
+def test_a_stall_after_refusals_makes_the_budget_smaller_for_good():
+    policy, learned = ProviderPolicy(error_budget_max=15), Learned()
+    learned.erred(6, policy, stalled=True)
+    assert learned.error_budget == 5
+    learned.erred(5, policy, stalled=False)
+    assert learned.error_budget == 5
+    learned.erred(3, policy, stalled=True)
+    assert learned.error_budget == 3, "never less than a session is worth"
+
+
+def test_by_itself_no_budget_grows():
+    learned = Learned()
+    learned.erred(10, POLICY, stalled=False)
+    assert learned == Learned()
+
+
+@pytest.mark.parametrize(("errors", "budget"), [(2, 10), (9, 0)])
+def test_a_stall_that_has_nothing_to_do_with_refusals_teaches_nothing_of_them(errors, budget):
+    learned = Learned()
+    learned.erred(errors, ProviderPolicy(error_budget=budget), stalled=True)
+    assert learned == Learned()

@@ -1,0 +1,84 @@
+"""Rates that give way."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.smtp.pace import FLOOR, OBSERVED_S, STEP_S, Pace, Throttle
+from streams.smtp.policy import ProviderPolicy
+
+
+def test_without_a_limit_nothing_waits():
+    throttle = Throttle(0)
+    assert [throttle.reserve(100, 0.0) for _ in range(5)] == [0.0] * 5
+
+
+def test_a_large_write_is_paid_for_by_the_next():
+    throttle = Throttle(10)
+    assert throttle.reserve(30, 0.0) == 0.0
+    assert throttle.reserve(10, 0.0) == pytest.approx(2.0)
+    assert throttle.reserve(10, 1.0) == pytest.approx(2.0)
+    assert throttle.reserve(1, 99.0) == 0.0
+
+
+@given(st.lists(st.tuples(st.floats(0, 2), st.integers(1, 20)), min_size=1, max_size=50), st.floats(0.5, 50))
+def test_over_time_no_more_than_the_rate(asks, rate):
+    throttle, now = Throttle(rate), 0.0
+    done: list[tuple[float, int]] = []
+    for pause, count in asks:
+        now += pause
+        done.append((now + throttle.reserve(count, now), count))
+    last, largest = max(when for when, _ in done), max(count for _, count in done)
+    assert sum(count for _, count in done) <= max(1.0, rate) + rate * last + largest + 1e-6
+
+
+def test_a_complaint_halves_what_was_asked_of_late_and_time_brings_it_back():
+    throttle = Throttle(0)
+    for second in range(10):
+        throttle.reserve(8, float(second))
+    assert throttle.complained(10.0)
+    assert throttle.rate == pytest.approx(4.0)
+    assert not throttle.complained(10.0 + STEP_S - 0.1), "those that come together are one"
+    assert not throttle.content(10.0 + STEP_S - 0.1)
+    now, rates = 10.0, []
+    while throttle.rate:
+        now += STEP_S
+        assert throttle.content(now)
+        rates.append(throttle.rate)
+    assert rates == pytest.approx([5.0, 6.25, 7.8125, 0.0])
+    assert not throttle.content(now + STEP_S)
+
+
+def test_it_stays_between_the_floor_and_the_limit():
+    throttle = Throttle(2)
+    now = 0.0
+    for _ in range(10):
+        now += STEP_S
+        throttle.complained(now)
+    assert throttle.rate == FLOOR
+    for _ in range(30):
+        now += STEP_S
+        throttle.content(now)
+    assert throttle.rate == 2
+
+
+def test_what_was_long_ago_is_not_what_was_too_fast():
+    throttle = Throttle(0)
+    throttle.reserve(10_000, 0.0)
+    throttle.reserve(30, 10 * OBSERVED_S)
+    throttle.reserve(30, 10 * OBSERVED_S + 10)
+    throttle.complained(10 * OBSERVED_S + 10)
+    assert throttle.rate == pytest.approx(3.0)
+
+
+def test_the_measure_moves_on_with_time():
+    throttle = Throttle(0)
+    for second in range(100):
+        throttle.reserve(10, float(second))
+    throttle.complained(100.0)
+    assert throttle.rate == pytest.approx(5.0, rel=0.2)
+
+
+def test_a_pace_is_blank_while_nothing_is_held_back():
+    assert Pace(ProviderPolicy()).blank
+    assert not Pace(ProviderPolicy(recipients_per_s=5)).blank
