@@ -6,6 +6,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from streams.dns.burst import Burst
 from streams.dns.nameservers import NameServer
 from streams.dns.transport import Answer, RecordType, Status
 from streams.dns.wire import BadMessage, BadName, Message, decode, encode_query, encode_question
@@ -108,9 +109,9 @@ class _Socket:
 class UdpTransport:
     """Asks the name servers in turn until one gives an answer that settles the question.
 
-    ``timeout`` in seconds bounds the whole question. Each attempt waits twice as long as the one before, up to four
-    times the first: a burst of a few hundred questions overflows a name server's default receive buffer (measured), and
-    what was lost there should be asked again soon.
+    ``timeout`` in seconds bounds the whole question, without the moments that each attempt waits for its turn (see
+    :class:`~streams.dns.burst.Burst`). Each attempt waits for its answer twice as long as the one before, up to four
+    times the first: what was lost in a full buffer should be asked again soon.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class UdpTransport:
         shares = [min(2**n, 4) for n in range(count)]
         self._attempts = tuple((servers[n % len(servers)], timeout * shares[n] / sum(shares)) for n in range(count))
         self._sockets: dict[NameServer, list[_Socket]] = {server: [] for server in servers}
+        self._bursts = {server: Burst() for server in servers}
         self._closed = False
 
     async def query(self, name: str, rdtype: RecordType) -> Answer:
@@ -137,7 +139,8 @@ class UdpTransport:
         for server, patience in self._attempts:
             if server in gave_up:
                 continue
-            outcome = await self._attempt(server, question, patience)
+            async with self._bursts[server].turn():
+                outcome = await self._attempt(server, question, patience)
             if isinstance(outcome, Message):
                 if not outcome.answer.status.temporary:
                     return outcome.answer
