@@ -39,6 +39,8 @@ def command(replies: tuple[str, ...], from_stdin: bool, stage: str | None, list_
         return
     if bool(replies) == from_stdin:
         raise UserError("give either replies as arguments or --stdin, e.g.: mailvet explain '550 5.1.1 User unknown'")
+    if from_stdin and sys.stdin is None:
+        raise UserError("standard input is closed: nothing to read replies from")
     chosen = Stage(stage) if stage else None
     if from_stdin and as_json:
         sys.exit(_stream(chosen))

@@ -1,6 +1,7 @@
 """`mailvet explain`: for people, for programs, and against hostile text."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ops.cli.errors import UserError
 from ops.cli.explain import command, explain, rules_as_markdown
 from schemas.vocabulary import Stage
 
@@ -161,3 +163,9 @@ def test_as_many_lines_out_as_in(lines):
 def test_the_page_of_rules_is_the_one_in_the_documentation():
     shown = run("--rules").output
     assert shown == rules_as_markdown() == PAGE.read_text("utf-8"), "run: mailvet explain --rules > docs/reply-rules.md"
+
+
+def test_standard_input_that_is_closed_is_told(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UserError, match="standard input is closed"):
+        command.callback((), from_stdin=True, stage=None, list_rules=False, as_json=False)
