@@ -77,6 +77,10 @@ async def dial_aiosmtplib(
     except TimeoutError:
         opening.client.close()
         raise opening.failed(DialFailure.TIMEOUT, "the time for a session ran out") from None
+    except SMTPException as error:
+        # The server closed right behind its last reply.
+        opening.client.close()
+        raise opening.lost(error) from error
     except BaseException:
         opening.client.close()
         raise
@@ -145,7 +149,7 @@ class _Opening:
             cause = error.__cause__
             if isinstance(cause, (SMTPReadTimeoutError, SMTPServerDisconnected)):
                 self.stage = Stage.BANNER
-            raise self._lost(error) from error
+            raise self.lost(error) from error
 
     async def hello(self) -> None:
         """EHLO, or HELO where EHLO is unknown; the account of replies must be even."""
@@ -164,7 +168,7 @@ class _Opening:
         except SMTPResponseException as error:
             raise self._refused(error) from error
         except (SMTPException, RemoteProtocolError) as error:
-            raise self._lost(error) from error
+            raise self.lost(error) from error
 
     async def secure(self) -> None:
         """STARTTLS, the handshake, and EHLO again."""
@@ -212,7 +216,8 @@ class _Opening:
         reply = Reply(error.code, tuple(error.message.split("\n")))
         return DialFailed(DialAttempt(self.host, self.stage, reply=reply))
 
-    def _lost(self, error: Exception) -> DialFailed:
+    def lost(self, error: Exception) -> DialFailed:
+        """What to raise when the conversation broke off."""
         if isinstance(error, RemoteProtocolError):
             failure = DialFailure.PROTOCOL
         elif isinstance(error, TimeoutError):
