@@ -67,6 +67,7 @@ class Metrics:
             "smtp_dial_seconds", "From a dial to the session or its failure.", "outcome", buckets=DIALOGUE_BUCKETS
         )
         self.smtp_health_checks = counter("smtp_health_checks", "What the pool asked for itself.", "outcome")
+        self.smtp_blocks = counter("smtp_blocks", "Blocks of our own address that were believed or lifted.", "outcome")
         self.smtp_pace_changes = counter("smtp_pace_changes", "Providers that are asked slower or faster.", "change")
         self.smtp_breaker_changes = counter(
             "smtp_breaker_changes", "Breakers that came into a state; of a provider or a host.", "scope", "state"
@@ -80,6 +81,9 @@ class Metrics:
         )
         self.smtp_sessions = _AtScrape("smtp_sessions", "Sessions of the pool, by state.", ("state",), registry)
         self.smtp_breakers = _AtScrape("smtp_breakers", "Breakers of providers, by state.", ("state",), registry)
+        self.smtp_blocked_providers = _AtScrape(
+            "smtp_blocked_providers", "Providers that are believed to block our address.", (), registry
+        )
         self.smtp_error_ratio = _AtScrape(
             "smtp_error_ratio", "Of the last minute's dials and asks, the part that did not end well.", (), registry
         )

@@ -28,6 +28,8 @@ class PoolObserver:
                 metrics.smtp_dial_seconds.labels(notice.outcome).observe(notice.seconds or 0.0)
             case Kind.HEALTH_CHECK:
                 metrics.smtp_health_checks.labels(notice.outcome).inc()
+            case Kind.BLOCK:
+                metrics.smtp_blocks.labels(notice.outcome).inc()
             case Kind.PACE:
                 metrics.smtp_pace_changes.labels(notice.outcome.replace(" ", "_")).inc()
             case _:
@@ -38,6 +40,7 @@ class PoolObserver:
         """Ask the pool at every scrape; a state that nobody is in shows 0."""
         self._metrics.smtp_sessions.read(lambda: sessions(snapshot()))
         self._metrics.smtp_breakers.read(lambda: breakers(snapshot()))
+        self._metrics.smtp_blocked_providers.read(lambda: {(): float(blocked(snapshot()))})
         self._metrics.smtp_error_ratio.read(lambda: {(): error_ratio(snapshot())})
         self._metrics.smtp_waiters.read(lambda: {(): float(snapshot().waiters)})
 
@@ -52,6 +55,11 @@ def breakers(seen: Snapshot) -> dict[Labels, float]:
     """Providers by the state of their breaker; closed ones only while there is business with them."""
     counts = Counter(provider.breaker for provider in seen.providers.values())
     return {(state,): float(counts[state]) for state in BreakerState}
+
+
+def blocked(seen: Snapshot) -> int:
+    """Providers that block our address, as far as we believe, those included that are tried again."""
+    return sum(provider.block is not BreakerState.CLOSED for provider in seen.providers.values())
 
 
 def error_ratio(seen: Snapshot) -> float:

@@ -14,6 +14,7 @@ from schemas.vocabulary import Stage
 from streams.smtp.errors import DialAttempt, DialFailure
 from streams.smtp.hosts import Host
 from streams.smtp.policy import ProviderPolicy
+from streams.smtp.replies import Reply
 from streams.smtp.window import ErrorWindow
 
 MAX_HOSTS = 1000
@@ -83,7 +84,7 @@ Change = tuple[Host | None, BreakerState]
 class Health:
     """The breakers of one provider and of its hosts. Hosts that never failed have none."""
 
-    __slots__ = ("_last", "_policy", "_serial", "changes", "hosts", "provider", "window")
+    __slots__ = ("_last", "_policy", "_serial", "_verdict", "block", "changes", "hosts", "provider", "window")
 
     def __init__(self, policy: ProviderPolicy) -> None:
         self._policy = policy
@@ -92,13 +93,46 @@ class Health:
         self._last: dict[Host, DialAttempt] = {}
         self._serial = 0
         self.window = ErrorWindow()
+        self.block = self._blocks()
+        """Open while our address is believed to be blocked; its culprits are the domains that said so."""
+        self._verdict: tuple[Stage, Reply] | None = None
         self.changes: list[Change] = []
         """What became of breakers; whoever tells of it empties the list."""
 
     @property
     def blank(self) -> bool:
         """Nothing has failed of late."""
-        return not self.hosts and not self.provider.culprits and self.window.clean
+        return not self.hosts and not (self.provider.culprits or self.block.culprits) and self.window.clean
+
+    # A block of our own address
+
+    def blocked(self, domain: str, stage: Stage, reply: Reply, now: float, chance: float) -> bool:
+        """``domain`` reports that our address is blocked; true when that makes it believed, or believed again."""
+        before = self.block.opened
+        self.block.failed(domain, now, chance)
+        if self.block.opened > before:
+            self._verdict = stage, reply
+        return self.block.opened > before
+
+    def served(self) -> bool:
+        """The provider spoke of a mailbox, so it does not block us; true when a block was believed until now."""
+        believed = bool(self.block.opened)
+        if self.block.culprits:
+            self.block = self._blocks()
+        return believed
+
+    def barred(self, host: Host, now: float) -> DialAttempt | None:
+        """None: a session may be had, and while half open its holder is the one that tries. Else what to tell."""
+        if self._verdict is None or self.block.allows(now):
+            return None
+        stage, reply = self._verdict
+        wait = max(0.0, self.block.retry_at - now)
+        return DialAttempt(
+            host, stage, reply, detail=f"our address is blocked; not asked again for {wait:.0f} s", old=True
+        )
+
+    def _blocks(self) -> Breaker:
+        return Breaker(self._policy.block_domains, self._policy.block_base_s, self._policy.block_max_s)
 
     def retry_at(self, host: Host) -> float:
         """When a host that is left alone may be dialled again."""
@@ -162,7 +196,7 @@ class Health:
             host, Stage.CONNECT, failure=DialFailure.CONNECT, detail="other hosts of its provider failed"
         )
         wait = f"not dialled again for {max(0.0, breaker.retry_at - now):.1f} s"
-        return replace(last, detail=f"{last.detail}; {wait}" if last.detail else wait)
+        return replace(last, detail=f"{last.detail}; {wait}" if last.detail else wait, old=True)
 
     def _breaker(self, factor: int = 1) -> Breaker:
         policy = self._policy

@@ -53,6 +53,8 @@ class DialAttempt:
     reply: Reply | None = None
     failure: DialFailure | None = None
     detail: str = ""
+    old: bool = False
+    """Nobody was dialled: this is what was learned before."""
     local: bool = False
     """This machine could not dial (no file descriptor, no port, no memory): it says nothing about the host."""
 

@@ -127,7 +127,7 @@ class Exchange:
         self.heard = 0
         """RCPT replies that have come."""
         self.told_off = False
-        """The server ended the session with 421 (RFC 5321 section 3.8): enough, or too fast."""
+        """The session's first answer was 421: we come too fast. A later one says that this session has had enough."""
 
     @property
     def planned(self) -> int:
@@ -152,7 +152,8 @@ class Exchange:
         """Take what came from the socket; nothing: the server has closed."""
         for verb, reply in self._session.receive(data):
             step = self._sent.pop()
-            self.told_off |= reply.code == 421
+            first = self._session.usage.answered <= (verb is Verb.RCPT)
+            self.told_off |= reply.code == 421 and first
             if verb is Verb.MAIL:
                 self._take_mail(reply)
             elif verb is Verb.RCPT:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
-from streams.smtp.breaker import BreakerState, Health
+from streams.smtp.breaker import Health
 from streams.smtp.hosts import Host
 from streams.smtp.lifecycle import Life
 from streams.smtp.pace import Pace
@@ -116,6 +116,13 @@ class Ledger(Generic[C]):
             account = self.accounts[provider] = Account(provider, policy, *known)
         return account
 
+    def health(self, provider: str) -> Health | None:
+        """What is known of a provider's health; None: nothing."""
+        if (account := self.accounts.get(provider)) is not None:
+            return account.health
+        known = self._memory.get(provider)
+        return known[1] if known is not None else None
+
     def claim(self, claim: Claim[C]) -> None:
         """Grant now if nobody waits before it and the limits allow, else let it wait."""
         account = claim.account
@@ -196,7 +203,7 @@ class Ledger(Generic[C]):
         remembered = {
             name: Account[C](name, self.book.policy(name), learned, health, pace)
             for name, (learned, health, pace) in self._memory.items()
-            if health.left_alone(now) or health.provider.state(now) is not BreakerState.CLOSED
+            if health.left_alone(now) or health.provider.opened or health.block.opened
         }
         return {**remembered, **self.accounts}
 

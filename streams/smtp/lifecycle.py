@@ -88,6 +88,8 @@ class Kind(StrEnum):
     """One host was dialled; outcome "ok", the reply's class ("4xx", "5xx") or the failure."""
     HEALTH_CHECK = "health_check"
     """The pool asked for itself; outcome "alive" or "dead" (NOOP), "recovered" or "down" (a dial)."""
+    BLOCK = "block"
+    """A block of our own address is "believed" (each time it is confirmed, too) or "lifted"; ``host`` is None."""
     PACE = "pace"
     """What is allowed a second has changed; outcome "connections slower", "recipients faster" and so on."""
     BREAKER = "breaker"
@@ -134,6 +136,8 @@ class ProviderView:
     """New connections that are allowed now; 0: as many as are needed."""
     recipients_per_s: float = 0.0
     """RCPTs, likewise."""
+    block: BreakerState = BreakerState.CLOSED
+    """Open: our address is believed to be blocked, and nothing is asked."""
 
 
 @dataclass(frozen=True, slots=True)

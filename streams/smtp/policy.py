@@ -90,9 +90,19 @@ class ProviderPolicy:
 
     breaker_max_s: float = 300.0
 
+    block_domains: int = 3
+    """So many domains must report that our address is blocked, with no word about a mailbox between them, before it is
+    believed of the provider: one domain may have rules of its own."""
+
+    block_base_s: float = 300.0
+    """How long a provider that blocks us is asked nothing; doubled each time it still does, up to ``block_max_s``: a
+    block grows with what is asked in spite of it."""
+
+    block_max_s: float = 21600.0
+
     def __post_init__(self) -> None:
-        if self.breaker_failures < 1:
-            raise ValueError("breaker_failures must be 1 or more")
+        if self.breaker_failures < 1 or self.block_domains < 1:
+            raise ValueError("breaker_failures and block_domains must be 1 or more")
         if self.connections_per_s < 0 or self.recipients_per_s < 0:
             raise ValueError("connections_per_s and recipients_per_s must be 0 or more")
         if not 0 <= self.warm <= self.sessions:
@@ -199,6 +209,9 @@ class Usage:
 
     domains: set[str] = field(default_factory=set)
     """Their domains, in lower case."""
+
+    answered: int = 0
+    """RCPTs that were answered."""
 
     spent: bool = False
     """A recipient needed a transaction of its own, and no RSET was left to begin one."""

@@ -199,6 +199,7 @@ class Session:
         verb = self._in_flight.popleft()
         answers.append((verb, reply))
         self.usage.errors += reply.code >= 400
+        self.usage.answered += verb is Verb.RCPT
         self.state = TRANSITIONS[self.state, verb][not reply.positive]
         if reply.code == 421:
             self.end(Ended.CLOSED, str(reply))

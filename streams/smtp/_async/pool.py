@@ -14,6 +14,7 @@ from streams.smtp._async.connection import AsyncSMTPConnection
 from streams.smtp._async.dial import Dial, dial_aiosmtplib
 from streams.smtp._async.link import AsyncLink
 from streams.smtp._async.waiting import Alarm, Background, Lock, Turn
+from streams.smtp.breaker import BreakerState, Health
 from streams.smtp.errors import (
     ConnectFailed,
     DialAttempt,
@@ -29,6 +30,7 @@ from streams.smtp.identity import Identity
 from streams.smtp.ledger import Account, Claim, Ledger
 from streams.smtp.lifecycle import Event, Kind, Life, Notice, ProviderView, Recorder, Snapshot
 from streams.smtp.policy import Learned, PolicyBook, ProviderPolicy, StartTLS
+from streams.smtp.replies import Reply
 
 _log = logging.getLogger(__name__)
 
@@ -99,15 +101,48 @@ class AsyncSMTPPool:
         An idle one of ``provider`` if there is one, else a new one: each host is dialled in turn until one answers
         well. ``timeout`` seconds bound the wait for a free session and the dials together.
 
-        :raises ConnectFailed: no host could be opened; it tells of each.
+        :raises ConnectFailed: no host could be opened; it tells of each. Or our address is believed to be blocked: then
+            the only attempt has the reply that made us believe.
         :raises PoolTimeout: no session was free in time.
         :raises PoolClosed: the pool is closed, or draining.
         """
-        connection = await self._acquire(provider, hosts, self._clock() + timeout)
+        if not hosts:
+            raise LocalProtocolError("a lease needs at least one host")
+        trial = self._admit(provider, hosts[0])
         try:
-            yield connection
+            connection = await self._acquire(provider, hosts, self._clock() + timeout)
+            try:
+                yield connection
+            finally:
+                self._release(connection)
         finally:
-            self._release(connection)
+            if trial is not None:
+                with self._lock:
+                    trial.block.abandoned()
+
+    def report_block(self, provider: str, domain: str, reply: Reply, stage: Stage = Stage.RCPT) -> None:
+        """Tell that a server of ``provider`` said, when asked for ``domain``, that our address is blocked.
+
+        After ``block_domains`` different ones, with no :meth:`report_service` between, the block is believed: leases
+        fail with ``reply`` for a while. The pool can't tell by itself: what a reply means is its caller's knowledge.
+        """
+        with self._lock:
+            health = self._ledger.health(provider)
+            if health is not None and health.blocked(domain, stage, reply, self._clock(), self._rng()):
+                self._recorder.notice(Kind.BLOCK, provider, "believed")
+
+    def report_service(self, provider: str) -> None:
+        """Tell that a server of ``provider`` spoke of a mailbox: it does not block us."""
+        with self._lock:
+            health = self._ledger.health(provider)
+            if health is not None and health.served():
+                self._recorder.notice(Kind.BLOCK, provider, "lifted")
+
+    def blocked(self, provider: str) -> bool:
+        """True while our address is believed to be blocked there: let go of a session that you have."""
+        with self._lock:
+            health = self._ledger.health(provider)
+            return health is not None and health.block.state(self._clock()) is BreakerState.OPEN
 
     def snapshot(self) -> Snapshot:
         """The pool at this moment."""
@@ -133,6 +168,7 @@ class AsyncSMTPPool:
                         account.health.window.rate(now),
                         account.pace.connections.rate,
                         account.pace.recipients.rate,
+                        account.health.block.state(now),
                     )
                     for name, account in accounts.items()
                 },
@@ -163,9 +199,17 @@ class AsyncSMTPPool:
 
     # Getting a session
 
+    def _admit(self, provider: str, host: Host) -> Health | None:
+        """Let a caller in; the health of the provider where it is the one that tries whether a block is over."""
+        with self._lock:
+            health = self._ledger.health(provider)
+            if health is None or not health.block.opened:
+                return None
+            if (barred := health.barred(host, self._clock())) is not None:
+                raise ConnectFailed((barred,))
+            return health
+
     async def _acquire(self, provider: str, hosts: Sequence[Host], deadline: float) -> AsyncSMTPConnection:
-        if not hosts:
-            raise LocalProtocolError("a lease needs at least one host")
         claim = await self._granted(provider, hosts, deadline)
         self._keep_warm(provider, hosts, claim.account.policy)
         connection = claim.connection

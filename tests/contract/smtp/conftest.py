@@ -61,8 +61,8 @@ class ThreadedPool:
         finally:
             await self._run(lease.__exit__, None, None, None)
 
-    def snapshot(self) -> Any:
-        return self.pool.snapshot()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pool, name)
 
     async def drain(self, timeout: float) -> bool:
         return await self._run(self.pool.drain, timeout)

@@ -69,13 +69,22 @@ async def test_a_banner_of_421_slows_connections_down_and_good_ones_bring_them_b
 
 async def test_421_slows_recipients_down_and_good_answers_bring_them_back(make_pool, serve, monkeypatch):
     monkeypatch.setattr("streams.smtp.pace.STEP_S", 0.0)
-    server, notices = await serve(respond=lambda c: b"421 4.7.0 slow down\r\n!" if "u2" in c else None), []
+    fast = [True]
+    server, notices = await serve(respond=lambda c: b"421 4.7.0 slow down\r\n!" if fast and "u0" in c else None), []
     pool = make_pool(on_notice=notices.append, recipients_per_s=50.0)
     assert (await visit(pool, server, 3)).ended is Ended.CLOSED
     assert told(notices) == ["recipients slower"]
+    fast.clear()
     await visit(pool, server, 1)
     assert told(notices)[1:] == ["recipients faster"]
     assert pool.snapshot().providers["p"].recipients_per_s == 31.25
+
+
+async def test_421_to_a_session_that_has_served_is_the_end_of_that_session_only(make_pool, serve):
+    server, notices = await serve(respond=lambda c: b"421 4.7.0 too many\r\n!" if "u2" in c else None), []
+    pool = make_pool(on_notice=notices.append, recipients_per_s=50.0)
+    assert (await visit(pool, server, 3)).ended is Ended.CLOSED
+    assert told(notices) == []
 
 
 async def test_a_stall_slows_down_what_has_a_rate_and_is_remembered_with_its_refusals(make_pool, serve):

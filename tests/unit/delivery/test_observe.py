@@ -28,12 +28,13 @@ def test_an_idle_pool_shows_zero_for_each_state() -> None:
 
 def test_what_the_snapshot_says() -> None:
     metrics = Metrics(CollectorRegistry())
-    view = ProviderView(4, {Life.BUSY: 2}, 3, BreakerState.OPEN, 1, ErrorRate(8, 2))
+    view = ProviderView(4, {Life.BUSY: 2}, 3, BreakerState.OPEN, 1, ErrorRate(8, 2), block=BreakerState.OPEN)
     text = scraped(PoolObserver(metrics), metrics, Snapshot(0.0, 10, {Life.BUSY: 2}, 3, {"p": view}, (), {}))
     assert 'mailvet_smtp_sessions{state="busy"} 2.0' in text
     assert 'mailvet_smtp_breakers{state="open"} 1.0' in text
     assert "mailvet_smtp_error_ratio 0.25" in text
     assert "mailvet_smtp_waiters 3.0" in text
+    assert "mailvet_smtp_blocked_providers 1.0" in text
 
 
 def test_what_happens_is_counted() -> None:
@@ -47,6 +48,7 @@ def test_what_happens_is_counted() -> None:
         (Kind.BREAKER, "open", HOST),
         (Kind.BREAKER, "open", None),
         (Kind.PACE, "recipients slower", HOST),
+        (Kind.BLOCK, "believed", None),
     ):
         observer.on_notice(Notice(0.0, kind, "p", outcome, host, 0.5))
     text = generate_latest(metrics.registry).decode()
@@ -55,6 +57,7 @@ def test_what_happens_is_counted() -> None:
         'smtp_wait_seconds_sum{outcome="in_vain"} 0.5',
         'smtp_dial_seconds_count{outcome="4xx"} 1.0',
         'smtp_pace_changes_total{change="recipients_slower"} 1.0',
+        'smtp_blocks_total{outcome="believed"} 1.0',
         'smtp_health_checks_total{outcome="alive"} 1.0',
         'smtp_breaker_changes_total{scope="host",state="open"} 1.0',
         'smtp_breaker_changes_total{scope="provider",state="open"} 1.0',

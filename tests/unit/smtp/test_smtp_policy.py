@@ -34,6 +34,7 @@ POLICY = ProviderPolicy()
         {"min_errors_left": 0},
         {"error_budget": 2, "min_errors_left": 3},
         {"breaker_failures": 0},
+        {"block_domains": 0},
         {"warm": 5, "sessions": 4},
         {"connections_per_s": -1.0},
     ],
