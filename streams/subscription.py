@@ -26,3 +26,5 @@ class Subscription:
     topic: Topic
     handle: Handler
     concurrency: int = 1
+    burst: int = 1
+    """Records begun before whatever else is ready has its turn: one, unless each takes well under a millisecond."""

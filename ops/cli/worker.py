@@ -1,6 +1,7 @@
 """`mailvet worker`: runs roles until SIGTERM."""
 
 import asyncio
+import gc
 import logging
 
 import click
@@ -56,6 +57,7 @@ async def _run(roles: tuple[str, ...], name: str, settings: Settings) -> None:
                 ready=lambda: group.ready,
             ) as address,
         ):
+            gc.freeze()  # What lives as long as the process needs no look in full collections (0.1 s each).
             ready = f"ready: role {name}, broker {settings.bootstrap_servers}, metrics {address}/metrics"
             await group.run(stop.wait(), lambda: click.echo(ready), settings.drain_s)
 

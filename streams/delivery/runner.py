@@ -105,11 +105,15 @@ class Delivery:
 
     async def run(self, events: AsyncIterator[Event]) -> None:
         """Work until the stream ends or this task is cancelled; what is unfinished then is not acknowledged."""
+        begun = 0
         try:
             while True:
                 # A slot first: an event in hand without one would hold up every rebalance.
                 await self._slots.acquire()
                 self._begin(await anext(events))
+                begun += 1
+                if begun % self._subscription.burst == 0:
+                    await asyncio.sleep(0)  # Others have their turn, however many records wait here.
         except StopAsyncIteration:
             pass
         except Exception as error:  # noqa: BLE001  whatever it is, the worker must not go on as if all were well

@@ -1,13 +1,15 @@
-"""Long work on one record lets others have the event loop: all roles of a process may share it."""
+"""Long work on one record lets others have the event loop, which all roles of a process share (docs/decisions/0006)."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 
 BREATH = 50
-"""Things done between two looks at what else waits: one to two milliseconds (docs/decisions/0006)."""
+"""Addresses between two looks at what else waits: one to two milliseconds."""
 
 
 async def breathing(things: Iterable[T], every: int = BREATH) -> AsyncIterator[T]:
@@ -15,4 +17,18 @@ async def breathing(things: Iterable[T], every: int = BREATH) -> AsyncIterator[T
     for number, thing in enumerate(things, start=1):
         yield thing
         if number % every == 0:
+            await asyncio.sleep(0)
+
+
+class Turns:
+    """Of all the work of one name, one piece computes at a time: a flood has one turn in each round of the loop."""
+
+    def __init__(self) -> None:
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @asynccontextmanager
+    async def take(self, name: str) -> AsyncIterator[None]:
+        """Wait for the turn, first come, first served. Hold it to compute, never to wait for the network."""
+        async with self._locks[name]:
+            yield
             await asyncio.sleep(0)

@@ -19,6 +19,7 @@ from schemas.vocabulary import VERDICTS, Reason, Stage, Verdict
 from streams.codec import decode, encode
 from streams.metrics import Metrics
 from streams.records import Incoming, Outgoing
+from streams.roles.breath import breathing
 from streams.roles.judge import attempts, instant
 from streams.roles.progress import Progress, decide, places, settlement_of, summary_of
 from streams.roles.publish import published, result_of
@@ -72,7 +73,7 @@ class Completion:
         row = _row(attempt.ticket)
         progress = self._decide(row, self._load(row), name, record, attempt)
         mine = places(attempt, progress.by.get(name, ()), final=True)
-        outputs = [published(result_of(attempt.ticket, each.position, each.entry)) for each in mine]
+        outputs = [published(result_of(attempt.ticket, each.position, each.entry)) async for each in breathing(mine)]
         if progress.finished_by == name and progress.finished_at is not None:
             outputs.append(published(summary_of(attempt.ticket, progress, progress.finished_at)))
             settlement = settlement_of(attempt.ticket, progress, progress.finished_at)
@@ -101,10 +102,11 @@ class Completion:
     def _count(self, progress: Progress, name: str, attempt: Attempt, at: datetime) -> None:
         ticket = attempt.ticket
         seconds = max(0.0, (at - ticket.admitted_at).total_seconds())
+        address_seconds = self._metrics.address_seconds.labels(ticket.lane)
         for place in places(attempt, progress.by.get(name, ()), final=True):
             reason = place.entry.finding.reason
             self._metrics.verdicts.labels(VERDICTS[reason], reason).inc()
-            self._metrics.address_seconds.labels(ticket.lane).observe(seconds)
+            address_seconds.observe(seconds)
         if progress.finished_by == name:
             self._metrics.request_seconds.labels(ticket.lane).observe(seconds)
 

@@ -37,6 +37,9 @@ CONFLICT = Refusal(Reason.REQUEST_ID_CONFLICT, "this request_id was used with an
 CONCURRENCY = 1000
 """Records whose outputs may be on their way to the broker; deciding itself is one at a time."""
 
+BURST = 10
+"""A decision on 1,000 addresses takes about 0.4 ms, and one tenant's requests are decided one after the other."""
+
 
 class Gate:
     """Tables: ``ledger``, co-partitioned with ``admissions.v1``. ``clock``: milliseconds since 1970."""
@@ -55,9 +58,9 @@ class Gate:
     def subscriptions(self) -> tuple[Subscription, ...]:
         """What the gate reads."""
         return (
-            Subscription(REQUESTS, self.intake, CONCURRENCY),
-            Subscription(ADMISSIONS, self.admit, CONCURRENCY),
-            Subscription(SETTLEMENTS, self.settle, CONCURRENCY),
+            Subscription(REQUESTS, self.intake, CONCURRENCY, BURST),
+            Subscription(ADMISSIONS, self.admit, CONCURRENCY, BURST),
+            Subscription(SETTLEMENTS, self.settle, CONCURRENCY, BURST),
         )
 
     # -- intake: strangers' bytes -----------------------------------------------------------------------------------

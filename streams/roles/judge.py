@@ -13,10 +13,11 @@ from schemas.topics import ATTEMPTS, TASKS_BULK, TASKS_INTERACTIVE
 from schemas.vocabulary import Depth, Lane, Reason
 from streams.checks.classify import classify
 from streams.checks.evidence import Prepared, Probe
-from streams.checks.providers import traits_of
+from streams.checks.providers import provider_of, traits_of
 from streams.codec import encode
 from streams.dns.answers import MailRoute
 from streams.records import Outgoing
+from streams.roles.breath import breathing
 
 LANES: Mapping[Lane, str] = {Lane.INTERACTIVE: TASKS_INTERACTIVE.name, Lane.BULK: TASKS_BULK.name}
 """The topic of each lane's tasks."""
@@ -53,6 +54,11 @@ class Destination:
     shard: int = 0
     attempt: int = 1
     hops: int = 0
+
+
+async def providers_of(routes: Mapping[str, MailRoute]) -> dict[str, str]:
+    """The provider of each domain that has somebody to ask."""
+    return {domain: provider_of(route) async for domain, route in breathing(routes.items()) if route.has_hosts}
 
 
 def judge(learned: Learned, depth: Depth, risky: frozenset[Reason], now: datetime) -> Finding:

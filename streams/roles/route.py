@@ -15,12 +15,11 @@ from schemas.topics import ADMITTED_BULK, ADMITTED_INTERACTIVE
 from schemas.vocabulary import Depth, Lane
 from streams.checks import sandbox
 from streams.checks.evidence import Prepared
-from streams.checks.providers import provider_of
 from streams.codec import decode
 from streams.dns.answers import MailRoute
 from streams.metrics import Metrics
 from streams.records import Incoming, Outgoing
-from streams.roles.breath import breathing
+from streams.roles.breath import Turns, breathing
 from streams.roles.credits import Credits
 from streams.roles.judge import (
     LANES,
@@ -31,6 +30,7 @@ from streams.roles.judge import (
     instant,
     judge,
     past_of,
+    providers_of,
     shard_of,
     tasks,
 )
@@ -41,8 +41,8 @@ from streams.subscription import Subscription
 CONCURRENCY = 100
 """Requests at a time per lane; most of them wait, since addresses have a bound of their own."""
 
-IN_WORK = 10_000
-"""Addresses at a time per lane: ten large requests, so that domains that are slow to look up hold up few."""
+IN_WORK = 5_000
+"""Addresses at a time per lane: five large requests, so that domains that are slow to look up hold up few."""
 
 LOOKUPS = 500
 """Domains looked up at a time per lane."""
@@ -75,8 +75,7 @@ class Route:
         self._clock = clock
         self._in_work = {lane: Credits(IN_WORK) for lane in Lane}
         self._lookups = {lane: asyncio.Semaphore(LOOKUPS) for lane in Lane}
-        # However many requests of a lane are in work, one of them computes: a flood gets one turn of the event loop.
-        self._computing = {lane: asyncio.Lock() for lane in Lane}
+        self._turns = Turns()
 
     def subscriptions(self) -> tuple[Subscription, ...]:
         """What route reads: a lane each."""
@@ -90,10 +89,10 @@ class Route:
         admitted = decode(Admitted, record.value)
         ticket = admitted.ticket
         async with self._in_work[ticket.lane].take(len(admitted.addresses)):
-            async with self._computing[ticket.lane]:
+            async with self._turns.take(ticket.lane):
                 addresses = await self._read(admitted.addresses)
             routes = await self._routes(ticket, addresses)
-            async with self._computing[ticket.lane]:
+            async with self._turns.take(ticket.lane):
                 return [record async for record in self._outputs(ticket, addresses, routes)]
 
     async def _outputs(
@@ -102,8 +101,9 @@ class Route:
         now = instant(self._clock())
         entries: list[AttemptEntry] = []
         items: Groups = defaultdict(list)
+        providers = await providers_of(routes)
         async for address in breathing(addresses):
-            learned = self._learned(address, routes)
+            learned = _learned(address, routes, providers)
             if self._is_asked(ticket, learned):
                 items[self._destination(ticket, learned)].append(_item(learned))
             else:
@@ -135,12 +135,6 @@ class Route:
         async with self._lookups[lane]:
             return await self._resolver.route(domain)
 
-    def _learned(self, address: Learned, routes: Mapping[str, MailRoute]) -> Learned:
-        route = routes.get(address.prepared.domain) if _is_public(address.prepared) else None
-        if route is None or not route.has_hosts:
-            return replace(address, route=route)
-        return replace(address, route=route, provider=provider_of(route))
-
     def _is_asked(self, ticket: Ticket, learned: Learned) -> bool:
         return ticket.depth is Depth.SMTP and learned.route is not None and learned.route.has_hosts
 
@@ -163,6 +157,13 @@ class Route:
         items[to].append(_item(replace(learned, past=(past_of(finding),))))
         known = finding.model_copy(update={"next_attempt_at": again.due})
         return AttemptEntry(positions=learned.positions, final=False, finding=known)
+
+
+def _learned(address: Learned, routes: Mapping[str, MailRoute], providers: Mapping[str, str]) -> Learned:
+    prepared = address.prepared
+    if not _is_public(prepared):
+        return address
+    return replace(address, route=routes.get(prepared.domain), provider=providers.get(prepared.domain))
 
 
 def _is_public(prepared: Prepared) -> bool:
