@@ -10,7 +10,9 @@ from schemas.vocabulary import Lane
 from streams.checks.dialogue import Prober
 from streams.checks.lists import Lists
 from streams.checks.precheck import Precheck
-from streams.checks.providers import shard_name
+from streams.checks.providers import directory, shard_name
+from streams.checks.reply_rules import load_rules
+from streams.checks.suggest import public_suffixes
 from streams.checks.verify import Verifier
 from streams.dns.resolver import MailResolver
 from streams.settings import Settings
@@ -79,12 +81,20 @@ async def open_core(
         on_query=on_query,
     )
     prober = Prober(pool, policies=policies, port=settings.smtp_port)
+    _read_tables()
     try:
         yield Core(settings, Precheck(Lists.from_settings(settings)), resolver, pool, prober)
     finally:
         await prober.close()
         await pool.close()
         await resolver.aclose()
+
+
+def _read_tables() -> None:
+    """Before the first address has to wait for them; that takes a tenth of a second, once a process."""
+    load_rules()
+    directory()
+    public_suffixes()
 
 
 def _policies(settings: Settings) -> PolicyBook:

@@ -7,6 +7,7 @@ against. What we could not learn is ``unknown``, never a word about the address.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from types import MappingProxyType
 
 from schemas.result import Evidence, Finding, Flags, PastAttempt, Timing
@@ -208,7 +209,7 @@ def _flags(prepared: Prepared, probe: Probe | None, decided: Reason, hides_mailb
         return Flags()
     proven = decided is Reason.MAILBOX_ACCEPTED and probe is not None and probe.catch_all is False
     known_good = False if proven and not hides_mailboxes else None
-    return Flags(
+    return _flags_of(
         catch_all=probe.catch_all if probe else None,
         role=prepared.role,
         free=prepared.free,
@@ -218,6 +219,12 @@ def _flags(prepared: Prepared, probe: Probe | None, decided: Reason, hides_mailb
         mailbox_full=True if decided is Reason.MAILBOX_FULL else known_good,
         disabled=True if decided is Reason.MAILBOX_DISABLED else known_good,
     )
+
+
+@cache
+def _flags_of(**values: bool | None) -> Flags:
+    """The same combinations come again and again, and they can't be changed."""
+    return Flags(**values)
 
 
 def _timing(route: MailRoute | None, probe: Probe | None) -> Timing:

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Protocol
 
 from schemas.vocabulary import Lane, Reason, Stage
@@ -38,6 +39,9 @@ MAX_TRIES = 2
 
 SMALL = 4
 """A write of so many recipients, the impossible one included, asks both questions at once."""
+
+POLICIES = 4096
+"""Providers whose policy is at hand."""
 
 LEASE_TIMEOUT_S = 30.0
 FAILURES = {Ended.TIMEOUT: Failure.TIMEOUT, Ended.CLOSED: Failure.CLOSED, Ended.PROTOCOL: Failure.PROTOCOL}
@@ -76,7 +80,7 @@ class Prober:
         rng: Callable[[], float] | None = None,
     ) -> None:
         self._pool = pool
-        self._policies = policies or PolicyBook()
+        self._policy = lru_cache(maxsize=POLICIES)((policies or PolicyBook()).policy)
         self._port = port
         self._memory = memory or CatchAllMemory(clock=clock)
         self._brake = brake or Brake(clock=clock)
@@ -137,7 +141,7 @@ class Prober:
 
     def _staff(self, queue: ProviderQueue, lane: Lane | None) -> None:
         """As many sessions as the waiting addresses call for, within the lane's share of the provider's limit."""
-        limit = self._lane_sessions(self._policies.policy(queue.provider).sessions, lane)
+        limit = self._lane_sessions(self._policy(queue.provider).sessions, lane)
         wanted = min(limit, -(-queue.size // PER_SESSION))
         while queue.sessions < wanted:
             queue.sessions += 1
@@ -232,7 +236,7 @@ class Prober:
         """Remember what a domain does, and answer those who waited to hear it."""
         self._memory.learn(domain, catch_all)
         for job, probe in queue.accepted.pop(domain, ()):
-            _answer(job, probe, catch_all, cached=False)
+            job.settle(replace(probe, catch_all=catch_all.accepts, catch_all_reply=catch_all.reply))
 
     # -- answers --------------------------------------------------------------------------------------------------
 
@@ -296,11 +300,11 @@ class Prober:
         if refused and (known is None or known.accepts is None):
             known = CatchAll(False, reply)
             self._learn(queue, job.domain, known)
-        probe = self._of(connection, Stage.RCPT, reply, job=job)
+        probe = self._of(connection, Stage.RCPT, reply, job=job, catch_all=known)
         if reply.positive and job.probe_wanted and known is None:
             queue.accepted.setdefault(job.domain, []).append((job, probe))
         else:
-            _answer(job, probe, known, cached=reply.positive)
+            job.settle(probe)
 
     def _ask_impossible(self, queue: ProviderQueue, chunk: list[Job]) -> None:
         """Whoever was accepted by a domain that nothing is known of waits for the impossible recipient."""
@@ -344,7 +348,8 @@ class Prober:
                 queue.asking.discard(job.domain)
                 self._learn(queue, job.domain, CatchAll(None, probe.reply))
             else:
-                job.settle(self._timed(probe, job))
+                queued_ms, smtp_ms = self._times(job)
+                job.settle(replace(probe, queued_ms=queued_ms, smtp_ms=smtp_ms))
 
     def _of(
         self,
@@ -355,17 +360,31 @@ class Prober:
         failure: Failure | None = None,
         detail: str = "",
         job: Job | None = None,
+        catch_all: CatchAll | None = None,
     ) -> Probe:
-        host, (address, _) = connection.host, connection.key
-        probe = Probe(stage, reply, failure, detail, host.name if host else None, address, connection.provider)
-        return self._timed(probe, job) if job else probe
+        """``catch_all`` is what was known of the domain when the reply came."""
+        host = connection.host
+        queued_ms, smtp_ms = self._times(job) if job else (0, 0)
+        return Probe(
+            stage,
+            reply,
+            failure,
+            detail,
+            mx_host=host.name if host else None,
+            mx_address=connection.key[0],
+            provider=connection.provider,
+            catch_all=catch_all.accepts if catch_all else None,
+            catch_all_reply=catch_all.reply if catch_all else None,
+            cached=catch_all is not None and reply is not None and reply.positive,
+            queued_ms=queued_ms,
+            smtp_ms=smtp_ms,
+        )
 
-    def _timed(self, probe: Probe, job: Job) -> Probe:
+    def _times(self, job: Job) -> tuple[int, int]:
+        """Milliseconds that a job waited for its write, and for the answer."""
         now = self._clock()
         taken_at = job.taken_at or now
-        return replace(
-            probe, queued_ms=round((taken_at - job.queued_at) * 1000), smtp_ms=round((now - taken_at) * 1000)
-        )  # fmt: skip
+        return round((taken_at - job.queued_at) * 1000), round((now - taken_at) * 1000)
 
 
 def _about_session(reply: Reply, *, first: bool) -> bool:
@@ -377,13 +396,6 @@ def _about_session(reply: Reply, *, first: bool) -> bool:
     if reply.code == 421:
         return not first
     return reply.enhanced == "4.5.3" or (reply.code == 452 and "too many recipients" in reply.text.lower())
-
-
-def _answer(job: Job, probe: Probe, catch_all: CatchAll | None, *, cached: bool) -> None:
-    """Settle a job, with what is known of its domain."""
-    if catch_all is not None:
-        probe = replace(probe, catch_all=catch_all.accepts, catch_all_reply=catch_all.reply, cached=cached)
-    job.settle(probe)
 
 
 def _unreachable(failed: ConnectFailed, provider: str) -> Probe:

@@ -65,8 +65,12 @@ class Rule:
         return not (self.unless and self.unless.search(text))
 
 
+@lru_cache(maxsize=2048)
 def match(reply: Reply, stage: Stage) -> Match:
-    """What ``reply`` to ``stage``'s command means. Always an answer, whatever the server wrote."""
+    """What ``reply`` to ``stage``'s command means. Always an answer, whatever the server wrote.
+
+    Remembered, because the dialogue and the verdict ask the same within moments.
+    """
     enhanced, text = enhanced_of(reply), fold(reply)
     rule = _decide(reply.code, enhanced, text, stage)
     hint = retry_after(text) if rule.reason in RETRYABLE else None

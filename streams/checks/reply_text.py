@@ -55,7 +55,6 @@ _ADDRESS = re.compile(r"[^\s<>\"'():;,\[\]=]+@[^\s<>\"'(),;:\[\]]+")
 _IP = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)|(?<![\w:])(?:[0-9a-f]{1,4}:){3,7}[0-9a-f:]*")
 _NESTED = re.compile(r"\bhost \S+ (?:said|says|returned):? ?")
 _SESSION = re.compile(r"\[[\w.-]+\.outlook\.com[^\]]*\]|\S+ - (?:gsmtp|gcdp)\b")
-_SPACES = re.compile(r"\s+")
 _QUOTES = str.maketrans({"\u2019": "'", "\u2018": "'", "`": "'", "\u00b4": "'", "\u201c": '"', "\u201d": '"'})
 _LIGATURES = str.maketrans({"ß": "ss", "ł": "l", "ø": "o", "đ": "d", "ı": "i", "æ": "ae"})
 
@@ -124,9 +123,14 @@ def fold(reply: Reply) -> str:
     """
     lines = (_ENHANCED_FIRST.sub("", line, count=1) if _ENHANCED_FIRST.match(line) else line for line in reply.lines)
     text = without_accents(" ".join(lines)[:READ_CHARACTERS]).lower()
-    text = _SESSION.sub("", text)  # differs each time, and would only fill the cache
-    text = _ADDRESS.sub("@", _NESTED.sub("", _REPEATED_CODE.sub("", text)))
-    return _SPACES.sub(" ", _IP.sub("[ip]", text)).strip()
+    if " - g" in text or ".outlook.com" in text:
+        text = _SESSION.sub("", text)  # differs each time, and would only fill the cache
+    text = _REPEATED_CODE.sub("", text)
+    if "host " in text:
+        text = _NESTED.sub("", text)
+    if "@" in text:
+        text = _ADDRESS.sub("@", text)
+    return " ".join(_IP.sub("[ip]", text).split())
 
 
 def without_addresses(reply: Reply) -> Reply:
@@ -137,5 +141,7 @@ def without_addresses(reply: Reply) -> Reply:
 @lru_cache(maxsize=4096)
 def printable(text: str) -> str:
     """At most 512 bytes of UTF-8 with nothing in it that a terminal, a log or a page would act upon."""
-    shown = "".join(char if char.isprintable() else " " for char in text[: MAX_TEXT_BYTES * 2])
+    shown = text[: MAX_TEXT_BYTES * 2]
+    if not shown.isprintable():
+        shown = "".join(char if char.isprintable() else " " for char in shown)
     return shown.strip().encode(errors="replace")[:MAX_TEXT_BYTES].decode(errors="ignore")

@@ -51,6 +51,9 @@ def remembered(finding: Finding) -> PastAttempt:
     )
 
 
+REFILL = 1 / 16
+"""So much of the window is free before more is read: what is read together shares questions and writes."""
+
 Answer = tuple[int, str, Finding]
 """Where the address stood, as it was written there, and what was found."""
 
@@ -78,13 +81,13 @@ class Verifier:
         An address that stands several times among those that are read together is probed once.
         """
         source = enumerate(addresses)
-        in_flight = 0
+        in_flight, room = 0, window
         running: dict[asyncio.Task[list[Answer]], int] = {}
         # asyncio.wait would look at every task each time one ends.
         done: asyncio.Queue[asyncio.Task[list[Answer]]] = asyncio.Queue()
         try:
             while True:
-                for group in self._groups(islice(source, max(window - in_flight, 0))):
+                for group in self._groups(islice(source, room if room >= window * REFILL else 0)):
                     size = sum(len(asked.positions) for asked in group)
                     task = asyncio.create_task(self._verify_group(group, depth))
                     task.add_done_callback(done.put_nowait)
@@ -99,6 +102,7 @@ class Verifier:
                     in_flight -= running.pop(task)
                     for answer in task.result():
                         yield answer
+                room = window - in_flight
         finally:
             for task in running:
                 task.cancel()
@@ -134,11 +138,14 @@ class Verifier:
 
     async def _attempt(self, group: list[_Asked], depth: Depth, attempt: int) -> list[Finding]:
         """One finding for each of a domain's addresses."""
-        known = [sandbox.finding(asked.prepared, self.now()) for asked in group]
+        begun = self.now()
+        known = [sandbox.finding(asked.prepared, begun) for asked in group]
         open_questions = [asked.prepared for asked, finding in zip(group, known, strict=True) if finding is None]
         route = await self._route(open_questions[0], depth) if open_questions else None
         provider = provider_of(route) if route and route.has_hosts else None
         probes = iter(await self._probes(route, provider, open_questions, depth))
+        hides_mailboxes = provider is not None and traits_of(provider).hides_mailboxes
+        ended = self.now()
         return [
             finding
             or classify(
@@ -148,9 +155,9 @@ class Verifier:
                 provider=provider,
                 depth=depth,
                 risky=self.risky,
-                hides_mailboxes=provider is not None and traits_of(provider).hides_mailboxes,
+                hides_mailboxes=hides_mailboxes,
                 attempt=attempt,
-                now=self.now(),
+                now=ended,
                 past=asked.past,
             )
             for asked, finding in zip(group, known, strict=True)

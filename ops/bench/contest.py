@@ -1,0 +1,224 @@
+"""Runs contestants against the sink, and takes their measure from outside: clock, CPU and memory of their process."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+
+from ops.bench.engine import EngineConfig
+from ops.bench.lists import BenchList, exists
+from ops.bench.sink import SinkConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class ContestError(RuntimeError):
+    """A contestant or the sink failed; the sentence says which and how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """Somebody who keeps to the protocol of :mod:`ops.bench.engine`: how to start it with N addresses in flight."""
+
+    name: str
+    command: tuple[str, ...]
+    sweep: tuple[int, ...]
+    """Numbers of addresses in flight among which its best is looked for."""
+
+    def argv(self, in_flight: int) -> list[str]:
+        """``{in_flight}`` of the command filled in."""
+        return [part.replace("{in_flight}", str(in_flight)) for part in self.command]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One run of one contestant over one list."""
+
+    contestant: str
+    list_name: str
+    in_flight: int
+    addresses: int
+    right: int
+    seconds: float
+    cpu_s: float
+    rss_mb: float
+    sink: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Addresses a second."""
+        return self.addresses / self.seconds
+
+    @property
+    def cpu_ms(self) -> float:
+        """CPU of the contestant's process for one address."""
+        return self.cpu_s / self.addresses * 1000
+
+    @property
+    def right_share(self) -> float:
+        """Of all addresses asked, those with the right verdict; 0 to 1."""
+        return self.right / self.addresses
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            **asdict(self),
+            "addresses_per_s": round(self.rate, 1),
+            "cpu_ms_per_address": round(self.cpu_ms, 4),
+            "right_share": round(self.right_share, 5),
+        }
+
+
+class RunningSink:
+    """The sink's process."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        where = self._line()
+        self.smtp_port: int = where["smtp_port"]
+        self.resolver = f"127.0.0.1:{where['dns_port']}"
+
+    def report(self) -> dict[str, float]:
+        """Counters since the last report."""
+        stdin = cast(IO[str], self._process.stdin)
+        stdin.write("report\n")
+        stdin.flush()
+        return self._line()
+
+    def _line(self) -> dict[str, Any]:
+        line = cast(IO[str], self._process.stdout).readline()
+        if not line:
+            raise ContestError("the sink ended before it was told to")
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+
+@contextmanager
+def running_sink(config: SinkConfig) -> Iterator[RunningSink]:
+    """A sink for as long as the block runs."""
+    with subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "ops.bench.sink", json.dumps(asdict(config))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        try:
+            yield RunningSink(process)
+        finally:
+            cast(IO[str], process.stdin).close()
+            process.wait(10)
+
+
+def ours(sink: RunningSink, *, sweep: Sequence[int], sessions: int = 4, sessions_total: int = 1000) -> Contestant:
+    """Our engine, pointed at the sink."""
+    config = EngineConfig(sink.resolver, sink.smtp_port, -1, sessions=sessions, sessions_total=sessions_total)
+    spec = json.dumps(asdict(config)).replace("-1", "{in_flight}")
+    return Contestant("mailvet", (sys.executable, "-m", "ops.bench.engine", spec), tuple(sweep))
+
+
+def run(contestant: Contestant, sink: RunningSink, list_name: str, addresses: Sequence[str], in_flight: int) -> Measure:
+    """Let a contestant verify ``addresses``.
+
+    The clock runs from its ``ready`` to the end of its output, so that nobody pays for starting up.
+
+    :raises ContestError: it failed, or said something else.
+    """
+    raise_file_limit()
+    sink.report()
+    process = subprocess.Popen(  # noqa: S603
+        contestant.argv(in_flight), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    stdin, stdout = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
+    feeder = threading.Thread(target=_feed, args=(stdin, addresses))
+    feeder.start()
+    if stdout.readline() != "ready\n":
+        process.kill()
+        process.wait()
+        raise ContestError(f"{contestant.name} did not say that it was ready")
+    feeder.join()
+    cpu_before, begun = _cpu_of(process.pid), time.monotonic()
+    right = _count_right(stdout)
+    seconds = time.monotonic() - begun
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    stdout.close()
+    if process.returncode:
+        raise ContestError(f"{contestant.name} ended with exit code {process.returncode}")
+    return Measure(
+        contestant.name,
+        list_name,
+        in_flight,
+        len(addresses),
+        right,
+        seconds,
+        usage.ru_utime + usage.ru_stime - cpu_before,
+        usage.ru_maxrss / 1024,
+        sink.report(),
+    )
+
+
+def contest(
+    contestant: Contestant, sink: RunningSink, rows: BenchList, seconds: float, *, first_pass: int = 0
+) -> Measure:
+    """A run of at least ``seconds`` at the contestant's own best number of addresses in flight.
+
+    Each number of its sweep has a short run; a pass at a time is too short for the fast and long for the slow.
+    """
+    best: Measure | None = None
+    number = first_pass
+    for in_flight in contestant.sweep:
+        trial = run(contestant, sink, rows.name, rows.passes(number, 1), in_flight)
+        number += 1
+        more = min(20, int(trial.rate * seconds / 10 / rows.size))
+        if more > 1:
+            trial = run(contestant, sink, rows.name, rows.passes(number, more), in_flight)
+            number += more
+        if best is None or trial.rate > best.rate:
+            best = trial
+    if best is None:
+        raise ContestError(f"{contestant.name} has no number of addresses in flight to try")
+    while best.seconds < seconds:
+        count = max(1, round(best.rate * seconds * 1.1 / rows.size))
+        best = run(contestant, sink, rows.name, rows.passes(number, count), best.in_flight)
+        number += count
+    return best
+
+
+def raise_file_limit() -> None:
+    """As many open files as the system lets us have: a peer has a socket for each address in flight."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _feed(stdin: IO[str], addresses: Sequence[str]) -> None:
+    with stdin:
+        stdin.writelines(f"{address}\n" for address in addresses)
+
+
+def _count_right(stdout: IO[str]) -> int:
+    seen: Counter[bool] = Counter()
+    for line in stdout:
+        address, _, verdict = line.rstrip("\n").partition("\t")
+        seen[verdict == ("deliverable" if exists(address) else "undeliverable")] += 1
+    return seen[True]
+
+
+def _cpu_of(pid: int) -> float:
+    """CPU seconds of a process that runs; 0 where there is no /proc."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S

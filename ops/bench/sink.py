@@ -1,0 +1,243 @@
+"""A mail server that costs next to nothing, with Postfix's error limits and a round-trip time: one process of its own.
+
+``python -m ops.bench.sink '{"smtp_port": 0, ...}'`` says where it listens in one line of JSON on standard output; each
+line that comes on standard input is answered with the counters since the last one; it ends with its input.
+"""
+
+import asyncio
+import json
+import resource
+import struct
+import sys
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+from ops.bench.lists import EXISTS, PROVIDERS, ZONE, exchanger, host_address
+
+SOFT_ERRORS = 10
+HARD_ERRORS = 20
+"""Postfix's smtpd_soft_error_limit and smtpd_hard_error_limit."""
+
+TTL_S = 300
+BACKLOG = 4096
+TICK_S = 1e-6
+"""Between writes of one connection, so that timers can't change places."""
+
+_MX, _A = 15, 1
+_KNOWN = b"RCPT TO:<" + EXISTS.encode()
+_EHLO = b"250-sink.test\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n"
+_OK = b"250 2.1.5 Ok\r\n"
+_GONE = b"550 5.1.1 <%s>: Recipient address rejected: User unknown in virtual mailbox table\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class SinkConfig:
+    """Ports (0 takes a free one), the round-trip time and the error limits; ``tarpit``: RCPT is never answered."""
+
+    smtp_port: int = 0
+    dns_port: int = 0
+    rtt_s: float = 0.0
+    soft_error_s: float = 1.0
+    hosts: int = PROVIDERS
+    tarpit: bool = False
+
+
+@dataclass(slots=True)
+class Counters:
+    """What clients did since the last report. ``reads`` is at most the number of their writes."""
+
+    connections: int = 0
+    reads: int = 0
+    recipients: int = 0
+    refused: int = 0
+    late_replies: int = 0
+    dns_queries: int = 0
+    cpu_s: float = field(default_factory=lambda: -_cpu_s())
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+class Sink:
+    """The servers of one process."""
+
+    def __init__(self, config: SinkConfig) -> None:
+        self.config = config
+        self.loop = asyncio.get_running_loop()
+        self.counters = Counters()
+        self.smtp_port = config.smtp_port
+        self.dns_port = config.dns_port
+
+    async def start(self) -> None:
+        """Listen on every host's address and, for DNS, at 127.0.0.1."""
+        for provider in range(self.config.hosts):
+            server = await self.loop.create_server(
+                lambda: SmtpConnection(self), host_address(provider), self.smtp_port, backlog=BACKLOG
+            )
+            self.smtp_port = server.sockets[0].getsockname()[1]
+        udp, _ = await self.loop.create_datagram_endpoint(
+            lambda: DnsEndpoint(self), ("127.0.0.1", self.config.dns_port)
+        )
+        self.dns_port = udp.get_extra_info("sockname")[1]
+
+    def report(self) -> dict[str, float]:
+        """The counters, which begin anew."""
+        seen, self.counters = self.counters, Counters()
+        return {**asdict(seen), "cpu_s": seen.cpu_s + _cpu_s()}
+
+
+class SmtpConnection(asyncio.Protocol):
+    """One client's dialogue."""
+
+    __slots__ = ("_due", "_errors", "_rest", "_sink", "_transport")
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._rest = b""
+        self._errors = 0
+        self._due = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._sink.counters.connections += 1
+        # Loopback charges nothing for TCP's handshake: its round trip comes on top of the banner's own.
+        self._answer(b"220 sink.test ESMTP\r\n", self._sink.config.rtt_s)
+
+    def data_received(self, data: bytes) -> None:
+        self._sink.counters.reads += 1
+        *lines, self._rest = (self._rest + data).split(b"\r\n")
+        replies: list[bytes] = []
+        pause_s = 0.0
+        for line in lines:
+            replies.append(self._reply(line))
+            if self._errors > SOFT_ERRORS:
+                pause_s += self._sink.config.soft_error_s
+                self._sink.counters.late_replies += 1
+            if self._errors >= HARD_ERRORS:
+                replies.append(b"421 4.7.0 sink.test Error: too many errors\r\n")
+            if self._errors >= HARD_ERRORS or line[:4].upper() == b"QUIT":
+                self._answer(b"".join(replies), pause_s)
+                self._answer(b"")
+                return
+        if said := b"".join(replies):
+            self._answer(said, pause_s)
+
+    def _reply(self, line: bytes) -> bytes:
+        verb = line[:4].upper()
+        if verb == b"RCPT":
+            return self._recipient(line)
+        if verb == b"EHLO":
+            return _EHLO
+        if verb in (b"MAIL", b"RSET", b"NOOP", b"HELO"):
+            return b"250 2.1.0 Ok\r\n"
+        if verb == b"QUIT":
+            return b"221 2.0.0 Bye\r\n"
+        self._errors += 1
+        return b"502 5.5.2 Error: command not recognized\r\n"
+
+    def _recipient(self, line: bytes) -> bytes:
+        counters = self._sink.counters
+        counters.recipients += 1
+        if self._sink.config.tarpit:
+            return b""
+        if line.startswith(_KNOWN):
+            return _OK
+        counters.refused += 1
+        self._errors += 1
+        return _GONE % line[9 : line.find(b">")]
+
+    def _answer(self, data: bytes, pause_s: float = 0.0) -> None:
+        """Send ``data`` when it is time, or close the connection."""
+        rtt_s = self._sink.config.rtt_s
+        if not (rtt_s or pause_s or self._due):
+            self._send(data)
+            return
+        self._due = max(self._due + TICK_S, self._sink.loop.time() + pause_s)
+        self._sink.loop.call_at(self._due + rtt_s, self._send, data)
+
+    def _send(self, data: bytes) -> None:
+        if not data:
+            self._transport.close()
+        elif not self._transport.is_closing():
+            self._transport.write(data)
+
+
+class DnsEndpoint(asyncio.DatagramProtocol):
+    """MX of a bench domain, A of its exchanger; other types have no records, other names don't exist."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.DatagramTransport, transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._sink.counters.dns_queries += 1
+        if (answer := answer_query(data)) is None:
+            return
+        if rtt_s := self._sink.config.rtt_s:
+            self._sink.loop.call_later(rtt_s, self._transport.sendto, answer, addr)
+        else:
+            self._transport.sendto(answer, addr)
+
+
+def answer_query(query: bytes) -> bytes | None:
+    """The response to one query (RFC 1035 section 4); None for what is none."""
+    try:
+        labels, end = _labels(query)
+        kind, _ = struct.unpack_from("!HH", query, end)
+    except (IndexError, struct.error, UnicodeDecodeError):
+        return None
+    name = ".".join(labels).lower()
+    provider = _provider(name)
+    data = b""
+    if provider is not None and kind == _MX and name.endswith(f".{ZONE}"):
+        data = struct.pack("!H", 10) + _encoded(exchanger(provider))
+    elif provider is not None and kind == _A and name == exchanger(provider):
+        data = bytes(int(part) for part in host_address(provider).split("."))
+    flags = 0x8580 | (0 if provider is not None else 3)
+    header = query[:2] + struct.pack("!HHHHH", flags, 1, 1 if data else 0, 0, 0)
+    record = struct.pack("!HHHIH", 0xC00C, kind, 1, TTL_S, len(data)) + data if data else b""
+    return header + query[12 : end + 4] + record
+
+
+def _labels(query: bytes) -> tuple[list[str], int]:
+    """The labels of the question's name, and where its type stands."""
+    labels, at = [], 12
+    while length := query[at]:
+        labels.append(query[at + 1 : at + 1 + length].decode("ascii"))
+        at += 1 + length
+    return labels, at + 1
+
+
+def _provider(name: str) -> int | None:
+    """The number in ``*.h7.bench.test`` and ``mx.h7-bench.test``; None for other names."""
+    label = name.removesuffix(ZONE)[:-1].rpartition(".")[2]
+    number = label.removeprefix("h")
+    return int(number) if name.endswith(ZONE) and label.startswith("h") and number.isdecimal() else None
+
+
+def _encoded(name: str) -> bytes:
+    return b"".join(bytes((len(label),)) + label.encode() for label in name.split(".")) + b"\0"
+
+
+async def serve(config: SinkConfig) -> None:
+    """Serve until standard input ends."""
+    loop = asyncio.get_running_loop()
+    sink = Sink(config)
+    await sink.start()
+    _say({"smtp_port": sink.smtp_port, "dns_port": sink.dns_port})
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while await reader.readline():
+        _say(sink.report())
+
+
+def _say(what: dict[str, Any]) -> None:
+    print(json.dumps(what), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(SinkConfig(**json.loads(sys.argv[1]))))
