@@ -20,6 +20,7 @@ from streams.checks.evidence import Failure, Prepared, Probe
 from streams.checks.jobs import Batch, Hosts, Job, ProviderQueue, hosts_of, preferred_of
 from streams.checks.providers import traits_of
 from streams.checks.reply_rules import match
+from streams.checks.reply_text import without_addresses
 from streams.dns.answers import MailRoute
 from streams.smtp._async.connection import AsyncSMTPConnection
 from streams.smtp._async.pool import AsyncSMTPPool
@@ -169,7 +170,7 @@ class Prober:
                 while await self._converse(queue, hosts, connection, used=used):
                     used = True
         except ConnectFailed as failed:
-            self._refuse(queue, queue.take_all(hosts), _unreachable(failed, queue.provider))
+            self._refused_to_talk(queue, hosts, failed)
         except PoolTimeout:
             log.debug("no session of %s was free within %g s", queue.provider, LEASE_TIMEOUT_S)
         except PoolClosed as closed:
@@ -179,10 +180,25 @@ class Prober:
             broken = Probe(Stage.CONNECT, failure=Failure.INTERNAL, detail="internal error", provider=queue.provider)
             self._refuse(queue, queue.take_all(hosts), broken)
 
+    def _refused_to_talk(self, queue: ProviderQueue, hosts: Hosts, failed: ConnectFailed) -> None:
+        """All who wait for these hosts hear why; one of their domains is the witness of a block."""
+        jobs = queue.take_all(hosts)
+        for attempt in failed.attempts:
+            if attempt.reply is not None and not attempt.old and jobs:
+                self._report(queue.provider, jobs[0].domain, attempt.reply, attempt.stage)
+        self._refuse(queue, jobs, _unreachable(failed, queue.provider))
+
+    def _report(self, provider: str, domain: str, reply: Reply, stage: Stage) -> None:
+        """Tell the pool of a reply that says that our own address is blocked."""
+        if match(reply, stage).reason is Reason.SENDER_BLOCKED:
+            self._pool.report_block(provider, domain, without_addresses(reply), stage)
+
     async def _converse(
         self, queue: ProviderQueue, hosts: Hosts, connection: AsyncSMTPConnection, *, used: bool
     ) -> bool:
         """One write and its replies; ``used``: the session has answered before. False when it is of no more use."""
+        if self._pool.blocked(queue.provider):
+            return False
         one_domain = connection.policy.domains_per_transaction == 1
         chunk = queue.take(connection.room, hosts, connection.key[0], one_domain=one_domain)
         if not chunk:
@@ -278,6 +294,7 @@ class Prober:
             self._ask_again(queue, connection, again, answers, progressed=False, stage=Stage.MAIL)
             return
         # With SMTPUTF8 it may be the extension that was refused: then only those hear of it who need it.
+        self._report(queue.provider, chunk[0].domain, refusal, Stage.MAIL)
         utf8_only = chunk[0].smtputf8
         everyone = chunk + [
             job for hosts in {job.hosts for job in chunk} for job in queue.take_all(hosts, utf8_only=utf8_only)
@@ -289,7 +306,9 @@ class Prober:
         refused = not reply.positive and reason is Reason.MAILBOX_NOT_FOUND
         if reply.code == 421 or reason in ABOUT_US:
             self._brake.useless(queue.provider, job.domain, self._of(connection, Stage.RCPT, reply))
+            self._report(queue.provider, job.domain, reply, Stage.RCPT)
         else:
+            self._pool.report_service(queue.provider)
             self._brake.useful(queue.provider, job.domain)
         if job.batch is None:
             queue.asking.discard(job.domain)

@@ -64,7 +64,7 @@ class FakeConnection:
 class FakePool:
     server: Server = known
     script: list[Callable[[Sequence[str]], Answers]] = field(default_factory=list)
-    failures: list[Exception] = field(default_factory=list)
+    failures: list[Exception | None] = field(default_factory=list)
     policies: PolicyBook = field(default_factory=PolicyBook)
     capabilities: Capabilities = field(default_factory=Capabilities)
     asked: list[tuple[str, ...]] = field(default_factory=list)
@@ -72,6 +72,19 @@ class FakePool:
     uses: int = 1
     open: int = 0
     most: int = 0
+    block_after: int = 99
+    blocks: list[tuple[str, Reply, Stage]] = field(default_factory=list)
+    services: int = 0
+
+    def report_block(self, provider: str, domain: str, reply: Reply, stage: Stage) -> None:
+        assert provider == "p"
+        self.blocks.append((domain, reply, stage))
+
+    def report_service(self, provider: str) -> None:
+        self.services += 1
+
+    def blocked(self, provider: str) -> bool:
+        return len(self.blocks) >= self.block_after
 
     @asynccontextmanager
     async def lease(self, provider: str, hosts: Sequence[Host], *, timeout: float) -> AsyncIterator[FakeConnection]:
@@ -80,8 +93,8 @@ class FakePool:
         self.most = max(self.most, self.open)
         try:
             await asyncio.sleep(0)
-            if self.failures:
-                raise self.failures.pop(0)
+            if self.failures and (failure := self.failures.pop(0)) is not None:
+                raise failure
             yield FakeConnection(self, hosts[0], provider, uses=self.uses, capabilities=self.capabilities)
         finally:
             self.open -= 1
@@ -358,6 +371,7 @@ def test_the_impossible_recipient_is_a_plain_word() -> None:
 # -- a server that speaks of us ---------------------------------------------------------------------------------
 
 
+HOST = Host("mx.test", "127.0.0.1")
 BLOCKED = Reply(554, ("5.7.1 Client host [192.0.2.1] blocked using zen.example.org",))
 
 
@@ -431,3 +445,33 @@ async def test_who_is_held_is_left_out_of_a_session_that_is_there(one_domain: in
     a, b = await asyncio.gather(ask(pool, "user1@a.test", "user2@a.test", of=of), ask(pool, "user1@b.test", of=of))
     assert [probe.reply for probe in (*a, *b)] == [OK, OK, BLOCKED]
     assert not any(address.endswith("@b.test") for asked in pool.asked for address in asked)
+
+
+async def test_a_reply_that_speaks_of_our_address_is_told_to_the_pool_without_the_recipient() -> None:
+    pool = FakePool(server=lambda _: BLOCKED)
+    await ask(pool, "user1@a.test")
+    [(domain, reply, stage), *_] = pool.blocks
+    assert (domain, reply, stage) == ("a.test", BLOCKED, Stage.RCPT)
+    assert pool.services == 0
+    pool.server = known
+    await ask(pool, "user1@a.test")
+    assert pool.services
+
+
+async def test_a_refusal_of_mail_or_of_the_dial_has_one_witness() -> None:
+    pool = FakePool(script=[lambda asked: Answers(BLOCKED, (None,) * len(asked))])
+    await ask(pool, "user1@a.test", "user2@a.test")
+    said_so = DialAttempt(HOST, Stage.BANNER, BLOCKED)
+    pool.failures = [ConnectFailed((said_so, DialAttempt(HOST, Stage.BANNER, BLOCKED, old=True)))]
+    await ask(pool, "user1@b.test", "user2@b.test")
+    pool.failures = [ConnectFailed((DialAttempt(HOST, Stage.BANNER, Reply(421, ("busy",))),))]
+    await ask(pool, "user1@c.test")
+    assert pool.blocks == [("a.test", BLOCKED, Stage.MAIL), ("b.test", BLOCKED, Stage.BANNER)]
+
+
+async def test_a_session_is_let_go_while_a_block_is_believed() -> None:
+    pool = FakePool(block_after=0)
+    pool.failures = [None, ConnectFailed((DialAttempt(HOST, Stage.RCPT, BLOCKED, old=True),))]
+    [probe] = await ask(pool, "user1@a.test")
+    assert probe.reply == BLOCKED
+    assert (pool.asked, pool.leases, pool.blocks) == ([], 2, [])
