@@ -2,6 +2,7 @@
 
 HOLD: offsets of partition 0 that never end. SECONDS: how long each record takes. ACKS=unordered: acknowledge at once,
 as Faust does by itself. TABLE=1: count each key in a table and write the count. SOURCE: the topic to read.
+ECHO_LOGS: a folder for what Faust and aiokafka say at DEBUG, a file for each process.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
@@ -86,6 +88,18 @@ async def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def set_up_logging() -> None:
+    """Errors to stderr as `mailvet worker` does it: aiokafka calls every step of a rebalance an error."""
+    if folder := os.environ.get("ECHO_LOGS"):
+        file = Path(folder) / f"echo-{os.getpid()}.log"
+        logging.basicConfig(
+            filename=file, level=logging.DEBUG, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        return
     logging.basicConfig(level=logging.ERROR)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+
+if __name__ == "__main__":
+    set_up_logging()
     sys.exit(asyncio.run(main()))
