@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo world test lint format types layers lock lock-check clean
+.PHONY: help setup demo world bench test lint format types layers lock lock-check clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,6 +15,9 @@ demo: setup ## The whole pipeline on an embedded broker and a mail world of its 
 
 world: setup ## That mail world alone, for any verifier to be tried on
 	@$(BIN)/mailvet world $(ARGS)
+
+bench: setup ## Speed and cost beside two peers, some minutes long; writes docs/benchmarks.md (needs Go, Cargo and root)
+	@$(BIN)/mailvet bench engine --peer aftership --peer reacher --write docs/benchmarks.md $(ARGS)
 
 test: setup lint types layers ## Everything: lint, types, layers, all tests on a real Kafka, coverage thresholds
 	@ops/setup/broker.sh

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -120,9 +119,16 @@ def running_sink(config: SinkConfig) -> Iterator[RunningSink]:
             process.wait(10)
 
 
-def ours(sink: RunningSink, *, sweep: Sequence[int], sessions: int = 4, sessions_total: int = 1000) -> Contestant:
-    """Our engine, pointed at the sink."""
-    config = EngineConfig(sink.resolver, sink.smtp_port, -1, sessions=sessions, sessions_total=sessions_total)
+def ours(
+    sink: RunningSink,
+    *,
+    sweep: Sequence[int],
+    sessions: int = 4,
+    sessions_total: int = 1000,
+    deadline_s: float = 60.0,
+) -> Contestant:
+    """Our engine, pointed at the sink; ``deadline_s`` is for one address."""
+    config = EngineConfig(sink.resolver, sink.smtp_port, -1, sessions, sessions_total, deadline_s)
     spec = json.dumps(asdict(config)).replace("-1", "{in_flight}")
     return Contestant("mailvet", (sys.executable, "-m", "ops.bench.engine", spec), tuple(sweep))
 
@@ -130,7 +136,7 @@ def ours(sink: RunningSink, *, sweep: Sequence[int], sessions: int = 4, sessions
 def run(contestant: Contestant, sink: RunningSink, list_name: str, addresses: Sequence[str], in_flight: int) -> Measure:
     """Let a contestant verify ``addresses``.
 
-    The clock runs from its ``ready`` to the end of its output, so that nobody pays for starting up.
+    The clock runs from its ``ready`` to its last verdict, so that nobody pays for starting up.
 
     :raises ContestError: it failed, or said something else.
     """
@@ -148,8 +154,7 @@ def run(contestant: Contestant, sink: RunningSink, list_name: str, addresses: Se
         raise ContestError(f"{contestant.name} did not say that it was ready")
     feeder.join()
     cpu_before, begun = _cpu_of(process.pid), time.monotonic()
-    right = _count_right(stdout)
-    seconds = time.monotonic() - begun
+    right, ended = _count_right(stdout)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     stdout.close()
@@ -161,7 +166,7 @@ def run(contestant: Contestant, sink: RunningSink, list_name: str, addresses: Se
         in_flight,
         len(addresses),
         right,
-        seconds,
+        ended - begun,
         usage.ru_utime + usage.ru_stime - cpu_before,
         usage.ru_maxrss / 1024,
         sink.report(),
@@ -207,12 +212,14 @@ def _feed(stdin: IO[str], addresses: Sequence[str]) -> None:
         stdin.writelines(f"{address}\n" for address in addresses)
 
 
-def _count_right(stdout: IO[str]) -> int:
-    seen: Counter[bool] = Counter()
+def _count_right(stdout: IO[str]) -> tuple[int, float]:
+    """Right verdicts, and when the last verdict came: what a contestant does after it is not counted."""
+    right, ended = 0, time.monotonic()
     for line in stdout:
         address, _, verdict = line.rstrip("\n").partition("\t")
-        seen[verdict == ("deliverable" if exists(address) else "undeliverable")] += 1
-    return seen[True]
+        right += verdict == ("deliverable" if exists(address) else "undeliverable")
+        ended = time.monotonic()
+    return right, ended
 
 
 def _cpu_of(pid: int) -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
+from ops.cli.collector import settle_collector
 from schemas.vocabulary import Depth
 from streams.core import open_core
 from streams.metrics import Metrics
@@ -49,15 +50,18 @@ async def verify(config: EngineConfig, addresses: list[str]) -> None:
     metrics = Metrics(CollectorRegistry())
     observer = PoolObserver(metrics)
     write = sys.stdout.write
+
+    def asked(_name: str, _type: str, status: str, seconds: float) -> None:
+        metrics.dns_queries.labels(status).inc()
+        metrics.dns_seconds.observe(seconds)
+
     async with open_core(
         config.settings,
         observer=observer,
-        on_query=lambda _name, _kind, outcome, seconds: (
-            metrics.dns_queries.labels(outcome).inc(),
-            metrics.dns_seconds.observe(seconds),
-        ),
+        on_query=asked,
     ) as core:
         observer.read(core.pool.snapshot)
+        settle_collector()
         print("ready", flush=True)
         async with aclosing(core.verifier().verify(addresses, Depth.SMTP, window=config.in_flight)) as answers:
             async for _, address, finding in answers:

@@ -9,6 +9,7 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 COMMANDS: Mapping[str, str] = {
+    "bench": "ops.cli.bench",
     "check": "ops.cli.check",
     "demo": "ops.cli.demo",
     "explain": "ops.cli.explain",

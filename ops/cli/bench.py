@@ -1,0 +1,68 @@
+"""`mailvet bench`: how fast the engine is and what it costs, beside its peers."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from ops.bench import namespace, page, peers
+from ops.bench.contest import ContestError
+from ops.bench.lists import LISTS
+from ops.bench.run import Plan, measure
+from ops.cli.errors import UserError
+
+ON_THEIR_PORTS = (25, 53)
+
+
+@click.group()
+def command() -> None:
+    """Measure mailvet on this machine."""
+
+
+@command.command()
+@click.option("--list", "lists", multiple=True, type=click.Choice(list(LISTS)), help="Which lists; all by default.")
+@click.option("--peer", "rivals", multiple=True, type=click.Choice(list(peers.PEERS)), help="Run a peer too.")
+@click.option("--seconds", type=click.FloatRange(0.1, 3600), default=30.0, help="How long a run lasts at least; 30.")
+@click.option("--rtt-ms", type=click.FloatRange(0, 5000), default=50.0, help="Round-trip time of the sink; 50.")
+@click.option("--sessions-per-provider", "sessions", type=click.IntRange(1, 1000), default=4, help="Ours; 4.")
+@click.option("--quick", is_flag=True, help="The lists alone, at one number of addresses in flight.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object in place of the table.")
+@click.option("--write", type=click.Path(path_type=Path, dir_okay=False), metavar="F", help="Write the page to F.")
+def engine(  # noqa: PLR0917
+    lists: tuple[str, ...],
+    rivals: tuple[str, ...],
+    seconds: float,
+    rtt_ms: float,
+    sessions: int,
+    quick: bool,
+    as_json: bool,
+    write: Path | None,
+) -> None:
+    """The verification engine on a fast mail server of its own: addresses/s, connections, writes, CPU, memory.
+
+    --peer builds another verifier (with Go or Cargo) and runs it against the same server; since peers know only port
+    25 and the system's resolver, all of it then runs in a network namespace, from which nothing reaches a network.
+    """
+    if rivals and not namespace.inside():
+        for name in rivals:
+            peers.build(name)
+        sys.exit(namespace.rerun_inside(sys.argv[1:]))
+    plan = Plan(
+        lists=lists or tuple(LISTS),
+        peers=tuple(dict.fromkeys(rivals)),
+        seconds=seconds,
+        rtt_s=rtt_ms / 1000,
+        sessions=sessions,
+        ports=ON_THEIR_PORTS if rivals else (0, 0),
+        extras=not quick,
+        **({"sweep": (2000,)} if quick else {}),
+    )
+    try:
+        report = measure(plan, lambda what: click.echo(what, err=True))
+    except (ContestError, OSError) as wrong:
+        raise UserError(f"the benchmark could not be run: {wrong}") from None
+    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else page.table(report))
+    if write is not None:
+        options = [word for word in sys.argv[1:] if word != "--json"]
+        write.write_text(page.document(report, f"mailvet {' '.join(options)}"), encoding="utf-8")
