@@ -1,0 +1,49 @@
+"""The benchmark runs, and every verdict is right; how fast is not asserted."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from ops.bench.contest import Contestant, run, running_sink
+from ops.bench.lists import LISTS, exists
+from ops.bench.pools import compare
+from ops.bench.run import tarpits
+from ops.bench.sink import SinkConfig
+
+
+def test_the_command_measures_a_list_and_writes_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    command = [sys.executable, "-m", "ops.cli.main", "bench", "engine", "--quick", "--json", "--list", "A"]
+    done = subprocess.run(
+        [*command, "--seconds", "0.1", "--rtt-ms", "5", "--write", str(page)],
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    [measured] = json.loads(done.stdout)["measures"]
+    assert measured["right_share"] == 1
+    assert measured["sink"]["late_replies"] == 0
+    assert measured["sink"]["dns_queries"] <= 200 * measured["addresses"] / LISTS["A"].size
+    assert "| A | mailvet |" in page.read_text(encoding="utf-8")
+
+
+def test_a_contestant_that_says_yes_to_all_is_half_right() -> None:
+    script = "import sys; a = sys.stdin.read().split(); print('ready'); [print(f'{x}\\tdeliverable') for x in a]"
+    addresses = LISTS["A"].one_pass(0)
+    with running_sink(SinkConfig(hosts=1)) as sink:
+        seen = run(Contestant("yes", (sys.executable, "-c", script), (1,)), sink, "A", addresses, 1)
+    assert seen.right == sum(map(exists, addresses)) == len(addresses) / 2
+
+
+def test_both_pools_ask_everybody_and_leave_nothing_open() -> None:
+    with running_sink(SinkConfig(hosts=1)) as sink:
+        rates = compare(sink, 400, workers=8)
+    assert rates.leaked == 0
+    assert min(rates.synchronous, rates.asynchronous) > 0
+
+
+def test_tarpits_hold_a_session_each() -> None:
+    seen = tarpits(20, deadline_s=2.0)
+    # The impossible recipient of each domain rides in the same write.
+    assert (seen.sink["connections"], seen.sink["recipients"], seen.right) == (20, 40, 0)

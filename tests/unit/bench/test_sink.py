@@ -1,0 +1,95 @@
+"""The sink's DNS answers, and its limits, without a socket."""
+
+import asyncio
+from typing import Any
+
+import dns.message
+import dns.rcode
+import pytest
+
+from ops.bench.lists import exchanger, host_address, mail_domain
+from ops.bench.sink import Sink, SinkConfig, SmtpConnection, answer_query
+
+
+def ask(name: str, kind: str) -> dns.message.Message:
+    answer = answer_query(dns.message.make_query(name, kind, use_edns=False).to_wire())
+    assert answer is not None
+    return dns.message.from_wire(answer)
+
+
+def test_a_domain_has_its_providers_exchanger_and_that_an_address() -> None:
+    assert ask(mail_domain("p0d0", 7), "MX").answer[0][0].exchange.to_text(True) == exchanger(7)
+    assert ask(exchanger(7), "A").answer[0][0].address == host_address(7)
+
+
+def test_other_types_have_no_records_and_other_names_do_not_exist() -> None:
+    assert not ask(exchanger(7), "AAAA").answer
+    assert ask(exchanger(7), "AAAA").rcode() == dns.rcode.NOERROR
+    assert ask("example.org", "MX").rcode() == dns.rcode.NXDOMAIN
+
+
+@pytest.mark.parametrize(
+    "junk", [b"", b"\0" * 11, b"\0" * 12 + b"\x40abc", b"\0" * 12 + b"\x01\xff\x00\x00\x0f\x00\x01"]
+)
+def test_junk_gets_no_answer(junk: bytes) -> None:
+    assert answer_query(junk) is None
+
+
+class Wire:
+    def __init__(self) -> None:
+        self.said = b""
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.said += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+async def session(**config: Any) -> tuple[Sink, SmtpConnection, Wire]:
+    sink, wire = Sink(SinkConfig(**config)), Wire()
+    connection = SmtpConnection(sink)
+    connection.connection_made(wire)  # type: ignore[arg-type]
+    return sink, connection, wire
+
+
+async def test_who_exists_is_accepted_and_nobody_else() -> None:
+    sink, connection, wire = await session()
+    connection.data_received(b"EHLO me\r\nMAIL FROM:<>\r\nRCPT TO:<user1@a.test>\r\nRCPT TO:<go")
+    connection.data_received(b"ne1@a.test>\r\n")
+    assert wire.said.splitlines()[-2:] == [
+        b"250 2.1.5 Ok",
+        b"550 5.1.1 <gone1@a.test>: Recipient address rejected: User unknown in virtual mailbox table",
+    ]
+    assert (sink.counters.recipients, sink.counters.refused, sink.counters.reads) == (2, 1, 2)
+
+
+async def test_the_twentieth_error_ends_the_session() -> None:
+    sink, connection, wire = await session(soft_error_s=0.0)
+    connection.data_received(b"RCPT TO:<gone@a.test>\r\n" * 30)
+    assert wire.said.count(b"550 ") == 20
+    assert wire.said.endswith(b"421 4.7.0 sink.test Error: too many errors\r\n")
+    assert wire.closed
+    assert sink.counters.late_replies == 10
+
+
+async def test_from_the_eleventh_error_on_replies_wait() -> None:
+    _, connection, wire = await session(soft_error_s=60.0)
+    connection.data_received(b"RCPT TO:<gone@a.test>\r\n" * 10)
+    assert wire.said.count(b"550 ") == 10
+    connection.data_received(b"RCPT TO:<gone@a.test>\r\n")
+    await asyncio.sleep(0)
+    assert wire.said.count(b"550 ") == 10
+
+
+async def test_a_tarpit_never_answers_and_quit_closes() -> None:
+    _, connection, wire = await session(tarpit=True)
+    connection.data_received(b"RCPT TO:<user@a.test>\r\n")
+    assert wire.said == b"220 sink.test ESMTP\r\n"
+    connection.data_received(b"QUIT\r\n")
+    assert wire.said.endswith(b"221 2.0.0 Bye\r\n")
+    assert wire.closed
