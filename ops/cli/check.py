@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ops.cli.collector import settle_collector
 from ops.cli.config import load_settings
 from ops.cli.errors import UserError
 from ops.cli.output import json_line, printable
@@ -81,6 +82,7 @@ async def _check(  # noqa: PLR0917
     show: Any,
 ) -> None:
     async with open_core(settings) as core:
+        settle_collector()
         verifier = core.verifier(retry_delays_s=delays, catch_all_probe=not options["no_catch_all"])
         async with aclosing(verifier.verify(source, depth, window=options["concurrency"])) as answers:
             async for index, text, finding in answers:

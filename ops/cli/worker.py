@@ -1,12 +1,12 @@
 """`mailvet worker`: runs roles until SIGTERM."""
 
 import asyncio
-import gc
 import logging
 
 import click
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
+from ops.cli.collector import settle_collector
 from ops.cli.config import load_settings
 from ops.cli.errors import Unfinished, UserError
 from ops.cli.kafka import bootstrap_option
@@ -57,7 +57,7 @@ async def _run(roles: tuple[str, ...], name: str, settings: Settings) -> None:
                 ready=lambda: group.ready,
             ) as address,
         ):
-            gc.freeze()  # What lives as long as the process needs no look in full collections (0.1 s each).
+            settle_collector()
             ready = f"ready: role {name}, broker {settings.bootstrap_servers}, metrics {address}/metrics"
             await group.run(stop.wait(), lambda: click.echo(ready), settings.drain_s)
 
