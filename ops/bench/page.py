@@ -60,6 +60,8 @@ def goals(report: Report) -> list[Goal]:
     return [
         Goal("addresses/s on list A, by the better peer's", "1", 8, 20, report.ratio("A"), "times", at_most=False),
         Goal("addresses/s on list Z, by the better peer's", "1", 4, 8, report.ratio("Z"), "times", at_most=False),
+        Goal("list B on real Postfix, 4 sessions a provider, by the better peer's", "1", 2, 3, None, "times"),
+        Goal("list B on real Postfix, 20 sessions a provider, by the better peer's", "1", 6, 10, None, "times"),
         Goal("connections for one pass of list A", "2,000", 200, 100, counted("A", "connections")),
         Goal("connections for one pass of list S", "2,000", 40, 20, counted("S", "connections")),
         Goal("client writes for one pass of list A", "8,000 to 10,000", 620, 400, counted("A", "reads")),
