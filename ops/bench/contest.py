@@ -104,7 +104,8 @@ class RunningSink:
 
 @contextmanager
 def running_sink(config: SinkConfig) -> Iterator[RunningSink]:
-    """A sink for as long as the block runs."""
+    """A sink for as long as the block runs; it has as many open files as contestants may have."""
+    raise_file_limit()
     with subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "ops.bench.sink", json.dumps(asdict(config))],
         stdin=subprocess.PIPE,
