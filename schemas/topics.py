@@ -60,7 +60,8 @@ REQUESTS = Topic(
     max_message_bytes=16 * 1024 * 1024,
     writers="anyone",
 )
-ADMISSIONS = Topic(PREFIX + "admissions.v1", "tenant", "raw bytes of a Request", 3 * DAY_MS)
+ADMISSIONS_INTERACTIVE = Topic(PREFIX + "admissions.interactive.v1", "tenant", "raw bytes of a Request", 3 * DAY_MS)
+ADMISSIONS_BULK = Topic(PREFIX + "admissions.bulk.v1", "tenant", "raw bytes of a Request", 3 * DAY_MS)
 ADMITTED_INTERACTIVE = Topic(PREFIX + "admitted.interactive.v1", "request_uid", "Admitted", 3 * DAY_MS)
 ADMITTED_BULK = Topic(PREFIX + "admitted.bulk.v1", "request_uid", "Admitted", 3 * DAY_MS)
 TASKS_INTERACTIVE = Topic(PREFIX + "tasks.interactive.v1", "provider#shard", "Task", 3 * DAY_MS)
@@ -75,7 +76,8 @@ DEADLETTERS = Topic(PREFIX + "deadletters.v1", "original key", "raw bytes", 28 *
 
 TOPICS = (
     REQUESTS,
-    ADMISSIONS,
+    ADMISSIONS_INTERACTIVE,
+    ADMISSIONS_BULK,
     ADMITTED_INTERACTIVE,
     ADMITTED_BULK,
     TASKS_INTERACTIVE,

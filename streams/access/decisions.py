@@ -35,7 +35,7 @@ class Decision(Part):
 
     uid: str
     body: str = Field(description="SHA-256 of the request's bytes.")
-    decided_by: str = Field(description="The record of admissions.v1 that was decided: partition-offset.")
+    decided_by: str = Field(description="The record of admissions.<lane>.v1 that was decided: lane-partition-offset.")
     at_ms: int
     reason: Reason | None = None
     message: str = ""

@@ -11,7 +11,14 @@ from pydantic import ValidationError
 from schemas.pipeline import Admitted, Settlement, Ticket
 from schemas.request import MAX_REQUEST_BYTES, Request, request_uid
 from schemas.result import Rejection
-from schemas.topics import ADMISSIONS, ADMITTED_BULK, ADMITTED_INTERACTIVE, REQUESTS, SETTLEMENTS
+from schemas.topics import (
+    ADMISSIONS_BULK,
+    ADMISSIONS_INTERACTIVE,
+    ADMITTED_BULK,
+    ADMITTED_INTERACTIVE,
+    REQUESTS,
+    SETTLEMENTS,
+)
 from schemas.vocabulary import Lane, Reason
 from streams.access import credentials, decisions
 from streams.access.decisions import Account, Asked, Decision, Refusal
@@ -29,7 +36,13 @@ KEY_DIGEST = "mailvet-key-sha256"
 NOW = "mailvet-now-ms"
 ORIGIN = "mailvet-origin"
 
-LANES: Mapping[Lane, str] = {Lane.INTERACTIVE: ADMITTED_INTERACTIVE.name, Lane.BULK: ADMITTED_BULK.name}
+ADMISSIONS: Mapping[Lane, str] = {
+    Lane.INTERACTIVE: ADMISSIONS_INTERACTIVE.name,
+    Lane.BULK: ADMISSIONS_BULK.name,
+}
+"""The topic of each lane's requests on their way to admission."""
+
+ADMITTED: Mapping[Lane, str] = {Lane.INTERACTIVE: ADMITTED_INTERACTIVE.name, Lane.BULK: ADMITTED_BULK.name}
 """The topic of each lane's admitted requests."""
 
 CONFLICT = Refusal(Reason.REQUEST_ID_CONFLICT, "this request_id was used with another body: choose a new one")
@@ -42,7 +55,7 @@ BURST = 10
 
 
 class Gate:
-    """Tables: ``ledger``, co-partitioned with ``admissions.v1``. ``clock``: milliseconds since 1970."""
+    """Tables: ``ledger``, co-partitioned with ``admissions.<lane>.v1``. ``clock``: milliseconds since 1970."""
 
     def __init__(
         self, settings: Settings, metrics: Metrics, keys: KeyStore, ledger: Table, clock: Callable[[], int]
@@ -59,7 +72,8 @@ class Gate:
         """What the gate reads."""
         return (
             Subscription(REQUESTS, self.intake, CONCURRENCY, BURST),
-            Subscription(ADMISSIONS, self.admit, CONCURRENCY, BURST),
+            Subscription(ADMISSIONS_INTERACTIVE, self.admit, CONCURRENCY, BURST),
+            Subscription(ADMISSIONS_BULK, self.admit, CONCURRENCY, BURST),
             Subscription(SETTLEMENTS, self.settle, CONCURRENCY, BURST),
         )
 
@@ -67,7 +81,7 @@ class Gate:
 
     async def intake(self, record: Incoming) -> Sequence[Outgoing]:
         """A request that can be read goes to the tenant that its key claims; its bytes stay as they are."""
-        _read(record.value)
+        request = _read(record.value)
         claim = _claim(record)
         headers = (
             (KEY_ID, claim.key_id.encode()),
@@ -75,7 +89,8 @@ class Gate:
             (NOW, str(self._clock()).encode()),
             (ORIGIN, f"{record.topic}/{record.partition}/{record.offset}".encode()),
         )
-        return (Outgoing(ADMISSIONS.name, claim.tenant.encode(), record.value, headers),)
+        lane = decisions.lane_of(request, self._settings.interactive_up_to)
+        return (Outgoing(ADMISSIONS[lane], claim.tenant.encode(), record.value, headers),)
 
     # -- admission --------------------------------------------------------------------------------------------------
 
@@ -116,7 +131,7 @@ class Gate:
             request=request,
             uid=request_uid(key.tenant, request.request_id),
             body=hashlib.sha256(record.value).hexdigest(),
-            record=f"{record.partition}-{record.offset}",
+            record=f"{record.topic.split('.')[2]}-{record.partition}-{record.offset}",
             now_ms=now_ms,
             lane=decisions.lane_of(request, self._settings.interactive_up_to),
             verdict_by_ms=decisions.verdict_by(request, now_ms, self._settings.verdict_by_default),
@@ -244,7 +259,7 @@ def _outcome(key: Key, request: Request, decision: Decision) -> Outgoing:
         verdict_by=decisions.instant(decision.verdict_by_ms),
     )
     admitted = Admitted(ticket=ticket, addresses=request.addresses)
-    return Outgoing(LANES[decision.lane], decision.uid.encode(), encode(admitted))
+    return Outgoing(ADMITTED[decision.lane], decision.uid.encode(), encode(admitted))
 
 
 def _rejected(key: Key, request: Request, uid: str, refusal: Refusal, at_ms: int) -> Outgoing:

@@ -11,7 +11,7 @@ from ops.brokers.base import Broker, free_port
 from ops.brokers.daemon import wait_until
 from ops.brokers.embedded import Embedded
 from ops.cli.topics import command
-from schemas.topics import ADMISSIONS, RESULTS, TOPICS
+from schemas.topics import ADMISSIONS_BULK, RESULTS, TOPICS
 
 
 def topics(broker: Broker, *arguments: str) -> Result:
@@ -62,7 +62,7 @@ def test_another_number_of_partitions_is_refused_for_keyed_topics_alone(broker: 
     refused = topics(broker, "apply", "--partitions", "3")
     assert refused.exit_code == 1
     assert "mailvet.requests.v1: number of partitions is 2, declared 3\n" in refused.output
-    assert "mailvet.admissions.v1: number of partitions is 2, declared 3: left as it is" in refused.output
+    assert "mailvet.admissions.bulk.v1: number of partitions is 2, declared 3: left as it is" in refused.output
     shown = topics(broker, "diff", "--partitions", "3")
     assert "mailvet.requests.v1" not in shown.output
     assert topics(broker, "diff", "--partitions", "2").exit_code == 1
@@ -70,7 +70,7 @@ def test_another_number_of_partitions_is_refused_for_keyed_topics_alone(broker: 
 
 def test_what_is_safe_is_altered_and_an_operators_own_configs_stay(broker: Broker, namespace: str) -> None:
     assert topics(broker, "apply").exit_code == 0
-    shorter, longer = f"{namespace}.{ADMISSIONS.name}", f"{namespace}.{RESULTS.name}"
+    shorter, longer = f"{namespace}.{ADMISSIONS_BULK.name}", f"{namespace}.{RESULTS.name}"
     asyncio.run(alter(broker, shorter, {"retention.ms": "1000", "segment.ms": "777777"}))
     asyncio.run(alter(broker, longer, {**RESULTS.config, "retention.ms": "-1"}))
     wait_until(lambda: topics(broker, "diff").output.count("retention.ms is") == 2, timeout=10, what="no difference")
@@ -78,7 +78,7 @@ def test_what_is_safe_is_altered_and_an_operators_own_configs_stay(broker: Broke
     assert applied.exit_code == 1
     assert f"{longer}: retention.ms is -1" in applied.output
     config = asyncio.run(config_of(broker, shorter))
-    assert config["retention.ms"] == str(ADMISSIONS.retention_ms)
+    assert config["retention.ms"] == str(ADMISSIONS_BULK.retention_ms)
     assert config["segment.ms"] == "777777"
     assert asyncio.run(config_of(broker, longer))["retention.ms"] == "-1"
 

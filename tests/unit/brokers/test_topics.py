@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ops.topics import Existing, Remedy, compare, declared
-from schemas.topics import ADMISSIONS, REQUESTS, Topic
+from schemas.topics import ADMISSIONS_BULK, REQUESTS, Topic
 from streams.settings import Settings
 from streams.tables import changelog_topics
 
@@ -22,17 +22,17 @@ def with_config(topic: Topic, **config: str) -> Existing:
 
 
 def test_what_is_as_declared_does_not_differ() -> None:
-    assert compare(ADMISSIONS, as_declared(ADMISSIONS), replicas=1) == []
+    assert compare(ADMISSIONS_BULK, as_declared(ADMISSIONS_BULK), replicas=1) == []
 
 
 def test_a_missing_topic_is_created() -> None:
-    [found] = compare(ADMISSIONS, None)
+    [found] = compare(ADMISSIONS_BULK, None)
     assert found.remedy is Remedy.CREATE
-    assert str(found).startswith("mailvet.admissions.v1: missing (8 partitions, cleanup.policy=delete")
+    assert str(found).startswith("mailvet.admissions.bulk.v1: missing (8 partitions, cleanup.policy=delete")
 
 
 def test_partitions_of_a_keyed_topic_are_never_changed() -> None:
-    [found] = compare(ADMISSIONS, replace(as_declared(ADMISSIONS), partitions=4))
+    [found] = compare(ADMISSIONS_BULK, replace(as_declared(ADMISSIONS_BULK), partitions=4))
     assert found.remedy is Remedy.REFUSE
     assert "keyed by tenant" in str(found)
 
@@ -46,10 +46,10 @@ def test_partitions_of_a_topic_without_meaningful_keys_may_grow_but_never_shrink
 
 
 def test_replicas_count_only_when_asked_for() -> None:
-    [found] = compare(ADMISSIONS, as_declared(ADMISSIONS), replicas=3)
+    [found] = compare(ADMISSIONS_BULK, as_declared(ADMISSIONS_BULK), replicas=3)
     assert found.remedy is Remedy.REFUSE
     assert "kafka-reassign-partitions.sh" in str(found)
-    assert compare(ADMISSIONS, as_declared(ADMISSIONS)) == []
+    assert compare(ADMISSIONS_BULK, as_declared(ADMISSIONS_BULK)) == []
 
 
 @pytest.mark.parametrize(
@@ -65,19 +65,19 @@ def test_replicas_count_only_when_asked_for() -> None:
     ],
 )
 def test_only_what_keeps_or_admits_more_is_altered(config: dict[str, str], remedy: Remedy) -> None:
-    [found] = compare(ADMISSIONS, with_config(ADMISSIONS, **config))
+    [found] = compare(ADMISSIONS_BULK, with_config(ADMISSIONS_BULK, **config))
     assert found.remedy is remedy
     assert bool(found.why) is (remedy is Remedy.REFUSE)
 
 
 def test_for_ever_is_longer_than_any_retention() -> None:
-    forever = replace(ADMISSIONS, retention_ms=-1)
-    [found] = compare(forever, as_declared(ADMISSIONS))
+    forever = replace(ADMISSIONS_BULK, retention_ms=-1)
+    [found] = compare(forever, as_declared(ADMISSIONS_BULK))
     assert found.remedy is Remedy.ALTER
 
 
 def test_a_config_that_the_broker_does_not_know_is_no_difference() -> None:
-    assert compare(ADMISSIONS, Existing(ADMISSIONS.partitions, 1, {}, {})) == []
+    assert compare(ADMISSIONS_BULK, Existing(ADMISSIONS_BULK.partitions, 1, {}, {})) == []
 
 
 def test_an_installation_has_its_changelogs_and_its_namespace() -> None:

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from schemas.pipeline import DeadLetter
-from schemas.topics import ADMISSIONS, DEADLETTERS, REQUESTS, RESULTS, Topic
+from schemas.topics import ADMISSIONS_BULK, DEADLETTERS, REQUESTS, RESULTS, Topic
 from streams.delivery import Delivery, DeliveryFailed, OffsetGap, TooLarge
 from streams.delivery.dead_letters import HEADER
 from streams.delivery.runner import incoming
@@ -29,7 +29,7 @@ class World:
     """One Delivery between a stream, a handler and a broker that a test plays."""
 
     handle: Callable[[Incoming], Awaitable[Sequence[Outgoing]]]
-    topic: Topic = ADMISSIONS
+    topic: Topic = ADMISSIONS_BULK
     concurrency: int = 10
     generation: int | None = 1
     acked: list[tuple[int, int]] = field(default_factory=list)
@@ -127,7 +127,7 @@ async def test_what_is_unfinished_is_never_acknowledged_past() -> None:
     gates.open(5)
     await settle()
     assert world.acked == [(0, 5), (0, 6), (0, 7)]
-    assert (world.count("records_in", ADMISSIONS.name), world.count("records_out", RESULTS.name)) == (3, 3)
+    assert (world.count("records_in", ADMISSIONS_BULK.name), world.count("records_out", RESULTS.name)) == (3, 3)
 
 
 async def test_partitions_do_not_wait_for_each_other() -> None:
@@ -259,7 +259,7 @@ async def test_a_bug_costs_one_record_and_its_words_are_kept_from_logs(caplog: p
     assert about.detail.startswith("KeyError at delivery/test_runner.py:")
     assert (world.acked, world.fatal) == ([(0, 0)], [])
     [line] = caplog.messages
-    assert line.startswith("gate failed on mailvet.admissions.v1[0]@0: KeyError at ")
+    assert line.startswith("gate failed on mailvet.admissions.bulk.v1[0]@0: KeyError at ")
     assert "secret" not in line + about.detail
 
 
@@ -322,7 +322,7 @@ async def test_a_handler_that_is_cancelled_from_within_stops_the_worker() -> Non
     world.feed(0)
     await settle()
     assert world.acked == []
-    assert [str(each) for each in world.fatal] == ["a handler of mailvet.admissions.v1 was cancelled from within"]
+    assert [str(each) for each in world.fatal] == ["a handler of mailvet.admissions.bulk.v1 was cancelled from within"]
 
 
 async def test_cancelling_the_stream_acknowledges_nothing_that_is_unfinished() -> None:
@@ -403,7 +403,7 @@ async def test_the_age_of_the_oldest_unacknowledged_record_is_known() -> None:
     gates.open(0)
     await settle()
     assert world.oldest() == 0
-    gauge = {"role": "gate", "topic": ADMISSIONS.name}
+    gauge = {"role": "gate", "topic": ADMISSIONS_BULK.name}
     assert world.metrics.registry.get_sample_value("mailvet_oldest_unacked_seconds", gauge) == 0
     assert world.metrics.registry.get_sample_value("mailvet_records_in_flight", gauge) == 1
 

@@ -10,7 +10,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.partitioner import DefaultPartitioner
 
-from schemas.topics import ADMISSIONS
+from schemas.topics import ADMISSIONS_BULK
 from streams import engine as module
 from streams.engine import Engine, engine, table
 from streams.kafka import StartupError
@@ -18,7 +18,7 @@ from streams.roles.upkeep import record_key
 from streams.settings import Settings
 from streams.tables import TABLES, DurableTable, changelog_topics, changes
 
-PARTITIONS = range(ADMISSIONS.partitions)
+PARTITIONS = range(ADMISSIONS_BULK.partitions)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from schemas.pipeline import Settlement
 from schemas.request import MAX_REQUEST_BYTES, request_uid
-from schemas.topics import ADMISSIONS, ADMITTED_BULK, ADMITTED_INTERACTIVE, RESULTS
+from schemas.topics import ADMISSIONS_BULK, ADMISSIONS_INTERACTIVE, ADMITTED_BULK, ADMITTED_INTERACTIVE, RESULTS
 from schemas.vocabulary import Depth, Lane
 from streams.access.credentials import mint
 from streams.access.keys import ConfiguredKey, Key
@@ -32,7 +32,8 @@ class World:
         self.settings = settings(**changes)
         self.clock = Clock()
         self.ledger: dict[bytes, bytes] = {}
-        self.requests, self.admissions = Log("mailvet.requests.v1"), Log(ADMISSIONS.name)
+        self.requests = Log("mailvet.requests.v1")
+        self.admissions = {topic.name: Log(topic.name) for topic in (ADMISSIONS_INTERACTIVE, ADMISSIONS_BULK)}
         self.settlements = Log("mailvet.settlements.v1")
         self.metrics = metrics()
         self.restart()
@@ -43,7 +44,7 @@ class World:
     def send(self, value: bytes, key: str = KEY) -> Incoming:
         """A client's request as admission reads it."""
         [out] = run(self.gate.intake(self.requests.append(value, b"anything", {"mailvet-key": key.encode()})))
-        return self.admissions.take(out)
+        return self.admissions[out.topic].take(out)
 
     def admit(self, record: Incoming) -> list[Outgoing]:
         return list(run(self.gate.admit(record)))
@@ -362,7 +363,10 @@ def test_a_key_may_not_do_what_it_was_not_given(scope: dict[str, Any], fields: d
     ],
 )
 def test_small_requests_have_a_lane_of_their_own(fields: dict[str, Any], lane: str) -> None:
-    [out] = World().ask(**fields)
+    world = World()
+    record = world.send(request_bytes(**fields))
+    [out] = world.admit(record)
+    assert record.topic == {"interactive": ADMISSIONS_INTERACTIVE.name, "bulk": ADMISSIONS_BULK.name}[lane]
     assert out.topic == {"interactive": ADMITTED_INTERACTIVE.name, "bulk": ADMITTED_BULK.name}[lane]
     assert values([out], out.topic)[0]["ticket"]["lane"] == lane
 
@@ -491,6 +495,11 @@ def test_admissions_are_counted() -> None:
     assert counted == {"admitted": 1, "quota_exceeded": 1}
 
 
-def test_the_gate_reads_three_topics() -> None:
+def test_the_gate_reads_both_lanes() -> None:
     topics = [subscription.topic.name for subscription in World().gate.subscriptions()]
-    assert topics == ["mailvet.requests.v1", "mailvet.admissions.v1", "mailvet.settlements.v1"]
+    assert topics == [
+        "mailvet.requests.v1",
+        "mailvet.admissions.interactive.v1",
+        "mailvet.admissions.bulk.v1",
+        "mailvet.settlements.v1",
+    ]

@@ -14,7 +14,16 @@ import orjson
 import pytest
 
 from schemas.pipeline import Admitted, Attempt, AttemptEntry, Position
-from schemas.topics import ADMISSIONS, ADMITTED_INTERACTIVE, ATTEMPTS, REQUESTS, RESULTS, SETTLEMENTS
+from schemas.topics import (
+    ADMISSIONS_BULK,
+    ADMISSIONS_INTERACTIVE,
+    ADMITTED_BULK,
+    ADMITTED_INTERACTIVE,
+    ATTEMPTS,
+    REQUESTS,
+    RESULTS,
+    SETTLEMENTS,
+)
 from schemas.vocabulary import Reason
 from streams.access.keys import ConfiguredKey
 from streams.codec import decode, encode
@@ -26,7 +35,16 @@ from tests.unit.roles.test_completion import finding
 
 HOUR_MS = 3_600_000
 OUTCOMES = (Reason.MAILBOX_ACCEPTED, Reason.MAILBOX_NOT_FOUND, Reason.CATCH_ALL, Reason.GREYLISTED, Reason.TIMEOUT)
-TOPICS = (REQUESTS, ADMISSIONS, ADMITTED_INTERACTIVE, ATTEMPTS, SETTLEMENTS, RESULTS)
+TOPICS = (
+    REQUESTS,
+    ADMISSIONS_INTERACTIVE,
+    ADMISSIONS_BULK,
+    ADMITTED_INTERACTIVE,
+    ADMITTED_BULK,
+    ATTEMPTS,
+    SETTLEMENTS,
+    RESULTS,
+)
 
 Table = dict[bytes, bytes]
 Change = tuple[str, bytes, bytes | None]
@@ -127,12 +145,12 @@ class Prober:
     """In place of route and probe: makes attempts of what was admitted; some come twice, differ, or never come."""
 
     def __init__(self) -> None:
-        self.seen = 0
+        self.seen = dict.fromkeys((ADMITTED_INTERACTIVE.name, ADMITTED_BULK.name), 0)
         self.waiting: list[Outgoing] = []
 
     def turn(self, rng: random.Random, broker: Broker) -> bool:
-        fresh = broker.logs[ADMITTED_INTERACTIVE.name].records[self.seen :]
-        self.seen += len(fresh)
+        fresh = [record for topic, seen in self.seen.items() for record in broker.logs[topic].records[seen:]]
+        self.seen = {topic: len(broker.logs[topic].records) for topic in self.seen}
         for record in fresh:
             for _ in range(rng.choice((1, 1, 2))):
                 self.waiting += _attempts(rng, decode(Admitted, record.value))
@@ -183,14 +201,19 @@ def _requests(rng: random.Random, broker: Broker) -> None:
 def play(seed: int) -> tuple[Broker, Role]:
     """One run, to its end: every reader has read everything and every deadline has passed."""
     rng, clock = random.Random(seed), Clock()
-    config = settings(dev_daily_quota=28, dev_in_flight=24)
+    config = settings(dev_daily_quota=28, dev_in_flight=24, interactive_up_to=3)
     broker, counted = Broker(clock), metrics()
     _requests(rng, broker)
     gate = Role(broker, ["ledger"], lambda ledger: Gate(config, counted, ConfiguredKey(config), ledger, clock))
     completion = Role(broker, ["requests", "progress"], lambda **tables: Completion(config, counted, **tables))
     prober = Prober()
-    gate_reads = {REQUESTS.name: "intake", ADMISSIONS.name: "admit", SETTLEMENTS.name: "settle"}
-    completion_reads = {ADMITTED_INTERACTIVE.name: "admitted", ATTEMPTS.name: "attempt"}
+    gate_reads = {
+        REQUESTS.name: "intake",
+        ADMISSIONS_INTERACTIVE.name: "admit",
+        ADMISSIONS_BULK.name: "admit",
+        SETTLEMENTS.name: "settle",
+    }
+    completion_reads = {ADMITTED_INTERACTIVE.name: "admitted", ADMITTED_BULK.name: "admitted", ATTEMPTS.name: "attempt"}
     for late in (False, True):
         busy = True
         while busy:
@@ -222,11 +245,9 @@ def check(broker: Broker, gate: Role) -> None:
     decided = [r for r in results if orjson.loads(r.value).get("reason") != "request_id_conflict"]
     published = distinct(decided, "kind", "request_uid", "index")
     assert all(len(repeats) == 1 for repeats in published.values()), "a repeat is the same to the last byte"
-    admitted = {
-        orjson.loads(r.value)["ticket"]["request_uid"]: orjson.loads(r.value)
-        for r in broker.logs[ADMITTED_INTERACTIVE.name].records
-    }
-    assert len({r.value for r in broker.logs[ADMITTED_INTERACTIVE.name].records}) == len(admitted)
+    written = {r.value for topic in (ADMITTED_INTERACTIVE, ADMITTED_BULK) for r in broker.logs[topic.name].records}
+    admitted = {orjson.loads(value)["ticket"]["request_uid"]: orjson.loads(value) for value in written}
+    assert len(written) == len(admitted)
     rejected = {uid for kind, uid, _ in published if kind == "rejection"}
     assert not rejected & admitted.keys()
     charged = 0
