@@ -21,6 +21,7 @@ from streams.engine import Engine, engine, subscribe, table
 from streams.group import Group
 from streams.metrics import Metrics
 from streams.observe import PoolObserver
+from streams.progress import ProgressWatch
 from streams.records import Outgoing
 from streams.roles.completion import Completion
 from streams.roles.gate import Gate
@@ -86,6 +87,7 @@ class _Parts:
         group = Group([producer], self.engines, self.services)
         for app, role, subscriptions in self._bindings:
             subscribe(app, role, subscriptions, producer=producer, metrics=self.metrics, on_fatal=group.fail)
+        group.also(ProgressWatch(self.engines, self.settings, on_fatal=group.fail))
         for app, chores in self._chores:
             group.also(Chores(app, chores, deliver=producer.deliver, clock=now_ms, on_fatal=group.fail))
         return group

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import faust
 import faust.streams
+from faust.tables.manager import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -46,6 +47,8 @@ class Engine(faust.App):
     """Set while partitions are assigned and tables recovered."""
     drain_s: float
     """How long a stop waits for work in flight."""
+    deliveries: dict[str, Delivery]
+    """By the name of the topic on the broker."""
 
     _assignments: int = 0
     """The rebalance that the partitions of now come from, by its number."""
@@ -58,6 +61,32 @@ class Engine(faust.App):
     def assigned(self) -> None:
         """The rebalance that was begun last has assigned its partitions."""
         self._assignments = self.rebalancing_count
+
+    @property
+    def name(self) -> str:
+        """The consumer group's."""
+        return str(self.conf.id)
+
+    def standing(self) -> dict[TP, tuple[int | None, int] | None]:
+        """For each source partition what changes when it moves: what is committed and what was read.
+
+        None while work of it is in hand: that has deadlines of its own.
+        """
+        standing: dict[TP, tuple[int | None, int] | None] = {}
+        for tp in self.consumer.assignment():
+            if tp.topic in self.deliveries:
+                read = self.deliveries[tp.topic].standing(tp.partition)
+                standing[tp] = None if read is None else (self.committed(tp), read)
+        return standing
+
+    def committed(self, tp: TP) -> int | None:
+        """The offset that was committed last, as far as is known; None if none was."""
+        return cast(driver.Consumer, self.consumer)._committed_offset.get(tp)
+
+    def recovered(self) -> int:
+        """Changes while tables are recovered."""
+        offsets = cast(TableManager, self.tables).recovery.active_offsets.values()
+        return sum(offset for offset in offsets if offset is not None)
 
     def on_rebalance_start(self) -> None:
         """Partitions are about to change: nothing is served until they are settled. Called in the consumer's thread."""
@@ -203,6 +232,7 @@ def engine(role: str, settings: Settings) -> Engine:
     app.mailvet = settings
     app.settled = asyncio.Event()
     app.drain_s = settings.drain_s
+    app.deliveries = {}
     app.finalize()
     return app
 
@@ -272,5 +302,6 @@ def _bind(app: Engine, topic: Topic, delivery: Delivery) -> None:
     async def forget(*_: object, **__: object) -> None:
         delivery.forget()
 
+    app.deliveries[source.get_topic_name()] = delivery
     app.agent(source, name=topic.name)(agent)
     app.on_partitions_assigned.connect(forget, weak=False)

@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     rebalance_grace_s: PositiveFloat = Field(
         default=3.0, description="How long a rebalance waits for work in flight before it is done again elsewhere."
     )
+    stall_s: float = Field(
+        default=60.0,
+        ge=5.0,
+        description="A worker that reads nothing for so long though the broker has records for it stops with a reason.",
+    )
     idempotent_producer: bool = Field(default=True, description="Off for brokers without InitProducerId.")
     fetch_wait_ms: PositiveInt = Field(
         default=500, description="How long a fetch waits at the broker; 25 for the embedded one."

@@ -95,7 +95,8 @@ class Delivery:
         self._deliver, self._generation, self._on_fatal = deliver, generation, on_fatal
         self._acks, self._clock, self._now = acks, clock, now
         self._lanes: dict[int, _Lane] = {}
-        self._slots = asyncio.Semaphore(subscription.concurrency)
+        self._concurrency = subscription.concurrency
+        self._slots = asyncio.Semaphore(self._concurrency)
         self._failed = False
         self._metrics = metrics
         self._records_in = metrics.records_in.labels(role, self._topic)
@@ -127,6 +128,13 @@ class Delivery:
             if all_of_them or lane.generation != self._generation():
                 del self._lanes[partition]
                 lane.cancel()
+
+    def standing(self, partition: int) -> int | None:
+        """The last offset read, -1 before the first; None while it is worked on, or while there's room for no more."""
+        lane = self._lanes.get(partition)
+        if (lane and lane.events) or sum(len(each.tasks) for each in self._lanes.values()) >= self._concurrency:
+            return None
+        return -1 if lane is None or lane.acks.last is None else lane.acks.last
 
     def oldest_unacked(self) -> Mapping[Labels, float]:
         """The age in seconds of the oldest record that is not acknowledged, for metrics."""

@@ -2,6 +2,7 @@
 
 HOLD: offsets of partition 0 that never end. SECONDS: how long each record takes. ACKS=unordered: acknowledge at once,
 as Faust does by itself. TABLE=1: count each key in a table and write the count. SOURCE: the topic to read.
+DEAF=1: read no more once the first record came, as a consumer does that died without a word.
 ECHO_LOGS: a folder for what Faust and aiokafka say at DEBUG, a file for each process.
 """
 
@@ -9,7 +10,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from streams.delivery import OrderedAcks, Producer
 from streams.engine import engine, subscribe, table
 from streams.group import Group, WorkerFailed
 from streams.metrics import Metrics
+from streams.progress import ProgressWatch
 from streams.records import Incoming, Outgoing, Unusable
 from streams.settings import Settings
 from streams.subscription import Subscription
@@ -42,8 +44,11 @@ class Echo:
         self._held = {int(each) for each in os.environ.get("HOLD", "").split(",") if each}
         self._seconds = float(os.environ.get("SECONDS", "0"))
         self.counts: dict[bytes, bytes] | None = None
+        self.first: Callable[[], None] | None = None
 
     async def handle(self, record: Incoming) -> Sequence[Outgoing]:
+        if self.first is not None:
+            self.first()
         value = record.value if self.counts is None else self._count(record)
         if record.value.startswith(b"bad"):
             raise Unusable("invalid", "it is bad")
@@ -70,6 +75,9 @@ async def main() -> int:
     if os.environ.get("TABLE"):
         echo.counts = table(app, COUNTS, lambda key: key)  # type: ignore[assignment]
     group = Group([producer], [app])
+    group.also(ProgressWatch([app], settings, on_fatal=group.fail))
+    if os.environ.get("DEAF"):
+        echo.first = lambda: app.consumer.pause_partitions(app.consumer.assignment())
     subscribe(
         app,
         "echo",

@@ -171,6 +171,19 @@ async def test_rows_of_partitions_that_went_elsewhere_are_forgotten(topics: Inst
     assert terminate(first) == (0, "")
 
 
+async def test_a_worker_that_no_longer_reads_stops_with_a_reason(topics: Installation) -> None:
+    worker = topics.echo(DEAF="1", MAILVET_STALL_S="5")
+    await topics.write(SOURCE, numbered(1), partition=0)
+    await until(lambda: _committed(topics, SOURCE, 1))
+    await asyncio.sleep(15)  # Twice as long as it takes: nothing to read is no standstill.
+    assert worker.poll() is None
+    await topics.write(SOURCE, numbered(3, start=1), partition=0)
+    _, said = await asyncio.to_thread(worker.communicate, timeout=60)
+    assert worker.returncode == 1
+    where = f"{SOURCE.named(topics.namespace).name}[0]"
+    assert said.splitlines()[-1] == f"failed: nothing of {where} was read for 5 s, where offset 1 waits"
+
+
 async def test_what_cannot_be_delivered_stops_the_worker_with_a_reason(installation: Installation) -> None:
     await installation.create(SOURCE)  # and nowhere to write to
     worker = installation.echo(MAILVET_DELIVERY_TIMEOUT_S="2")

@@ -429,3 +429,25 @@ def test_a_record_without_a_time(timestamp: float | None) -> None:
         partition=1, offset=2, key=b"", value=b"", headers=(), timestamp=timestamp, generation_id=1
     )
     assert incoming("t", message).timestamp_ms == 0
+
+
+async def test_where_a_partition_stands_is_told_when_nothing_is_in_hand() -> None:
+    done = asyncio.Event()
+
+    async def handle(record: Incoming) -> Sequence[Outgoing]:
+        if record.partition == 0:
+            await done.wait()
+        return [OUT]
+
+    world = World(handle, concurrency=2)
+    assert world.delivery.standing(0) == -1
+    world.feed(5)
+    world.feed(8, partition=1)
+    await settle()
+    assert (world.delivery.standing(0), world.delivery.standing(1)) == (None, 8)
+    world.feed(6)
+    await settle()
+    assert world.delivery.standing(1) is None, "there is room for no more"
+    done.set()
+    await settle()
+    assert (world.delivery.standing(0), world.delivery.standing(1)) == (6, 8)
