@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo world bench test lint format types layers lock lock-check clean
+.PHONY: help setup demo world bench test chaos lint format types layers lock lock-check clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,11 @@ test: setup lint types layers ## Everything: lint, types, layers, all tests on a
 	@status=0; $(BIN)/python -m coverage run -m pytest $(ARGS) || status=$$?; \
 	$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage json -q -o .coverage-report.json && \
 	$(BIN)/python -m ops.coverage_gate .coverage-report.json && exit $$status
+
+chaos: setup ## 10,000 addresses while every role and the broker are killed; a flood of 200,000 beside small requests
+	@ops/setup/broker.sh
+	@MAILVET_CRASH_ADDRESSES=10000 MAILVET_FLOOD_ADDRESSES=200000 \
+	$(BIN)/python -m pytest -s tests/chaos tests/integration/test_pipeline.py --timeout 900 $(ARGS)
 
 lint: setup ## ruff, hadolint, and whether the synchronous pool is made of the asynchronous one
 	@$(BIN)/ruff check .

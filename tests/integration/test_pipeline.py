@@ -20,7 +20,7 @@ from tests.integration.hostile import hostile_values
 from tests.integration.test_core import settings
 
 FLOOD = int(os.environ.get("MAILVET_FLOOD_ADDRESSES", "20000"))
-"""``make bench`` asks for 200,000."""
+"""``make chaos`` asks for 200,000."""
 
 
 async def test_the_core_alone_gives_the_same_verdicts(broker: Broker, tmp_path: Path) -> None:
