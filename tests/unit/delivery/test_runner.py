@@ -231,6 +231,26 @@ async def test_no_more_are_worked_on_than_was_said() -> None:
     assert gates.started == [(0, 0), (0, 1), (0, 2)]
 
 
+@pytest.mark.parametrize(("burst", "rounds"), [(1, [1, 2, 3]), (3, [3, 3, 3])])
+async def test_a_burst_of_records_leaves_others_their_turn(burst: int, rounds: list[int]) -> None:
+    started: list[int] = []
+
+    async def handle(record: Incoming) -> Sequence[Outgoing]:
+        started.append(record.offset)
+        return []
+
+    world = World(handle)
+    object.__setattr__(world.delivery._subscription, "burst", burst)
+    world.feed(0, 1, 2)
+    while not started:
+        await asyncio.sleep(0)
+    seen = [len(started)]
+    for _ in range(2):
+        await asyncio.sleep(0)
+        seen.append(len(started))
+    assert seen == rounds
+
+
 async def test_an_unusable_record_is_a_dead_letter_and_the_stream_goes_on() -> None:
     async def handle(record: Incoming) -> Sequence[Outgoing]:
         if record.value == b"bad":

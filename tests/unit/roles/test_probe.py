@@ -21,6 +21,7 @@ from streams.smtp.replies import Reply
 from tests.unit.roles.support import (
     GREYLISTED,
     NOW,
+    OK,
     REFUSED,
     Clock,
     FakeProber,
@@ -255,3 +256,29 @@ def test_the_role_reads_both_lanes_and_refuses_what_is_no_task() -> None:
     assert [s.topic.name for s in role.subscriptions()] == [TASKS_INTERACTIVE.name, TASKS_BULK.name]
     with pytest.raises(Unusable, match="invalid"):
         run(role.handle(Log("x").append(b"{}")))
+
+
+def test_tasks_wait_as_bytes_until_it_is_nearly_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    held = asyncio.Event()
+
+    async def ask(_: Any, provider: str, prepared: Any, **__: Any) -> list[Probe]:
+        opened.append(prepared[0].address)
+        await held.wait()
+        return [replace(OK, provider=provider) for _ in prepared]
+
+    async def play() -> list[str]:
+        first, second, other = task(["a@x.example"]), task(["b@x.example"]), task(["c@y.example"], provider="other")
+        monkeypatch.setattr("streams.roles.probe.OPEN_BYTES", len(first.value))
+        world = World({"y.example": mx("y.example", "mx.other")})
+        monkeypatch.setattr(world.prober, "ask", ask)
+        running = [asyncio.create_task(world.role.handle(each)) for each in (first, second, other)]
+        for _ in range(50):
+            await asyncio.sleep(0)
+        before = list(opened)
+        held.set()
+        await asyncio.gather(*running)
+        return before
+
+    assert asyncio.run(play()) == ["a@x.example", "c@y.example"]
+    assert opened[2:] == ["b@x.example"]
