@@ -242,13 +242,11 @@ async def test_a_burst_of_records_leaves_others_their_turn(burst: int, rounds: l
     world = World(handle)
     object.__setattr__(world.delivery._subscription, "burst", burst)
     world.feed(0, 1, 2)
-    while not started:
-        await asyncio.sleep(0)
-    seen = [len(started)]
-    for _ in range(2):
+    seen = []
+    for _ in range(20):
         await asyncio.sleep(0)
         seen.append(len(started))
-    assert seen == rounds
+    assert [count for count in seen if count][:3] == rounds
 
 
 async def test_an_unusable_record_is_a_dead_letter_and_the_stream_goes_on() -> None:

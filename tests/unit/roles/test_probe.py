@@ -268,9 +268,13 @@ def test_tasks_wait_as_bytes_until_it_is_nearly_their_turn(monkeypatch: pytest.M
         return [replace(OK, provider=provider) for _ in prepared]
 
     async def play() -> list[str]:
-        first, second, other = task(["a@x.example"]), task(["b@x.example"]), task(["c@y.example"], provider="other")
+        first, second, other = (
+            task(["a@x.example"]),
+            task(["b@x.example"]),
+            task(["c@y.example"], provider="example.org"),
+        )
         monkeypatch.setattr("streams.roles.probe.OPEN_BYTES", len(first.value))
-        world = World({"y.example": mx("y.example", "mx.other")})
+        world = World({"y.example": mx("y.example", "mx.other.example.org")})
         monkeypatch.setattr(world.prober, "ask", ask)
         running = [asyncio.create_task(world.role.handle(each)) for each in (first, second, other)]
         for _ in range(50):
