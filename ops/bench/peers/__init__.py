@@ -34,7 +34,7 @@ PEERS: Mapping[str, Peer] = {
     "reacher": Peer(
         "Reacher check-if-email-exists 0.11.11",
         "cargo",
-        ("cargo", "build", "--locked", "--release", "--target-dir", "{cache}"),
+        ("cargo", "build", "--release", "--target-dir", "{cache}"),
     ),
 }
 """By the name that ``--peer`` takes."""
