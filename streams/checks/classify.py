@@ -119,6 +119,19 @@ def meaning(probe: Probe) -> Match | None:
     return match(probe.reply, probe.stage) if probe.reply else None
 
 
+def past_of(finding: Finding) -> PastAttempt:
+    """The finding as the next attempt remembers it."""
+    evidence = finding.evidence
+    return PastAttempt(
+        attempt=finding.attempt,
+        reason=finding.reason,
+        smtp_code=evidence.smtp_code,
+        enhanced_code=evidence.enhanced_code,
+        text=evidence.text,
+        at=finding.checked_at,
+    )
+
+
 def score_of(reasons: tuple[Reason, ...]) -> int:
     """0 to 100, see :data:`PENALTIES`; the first reason is the deciding one."""
     verdict = VERDICTS[reasons[0]]

@@ -10,7 +10,7 @@ from typing import Protocol
 from schemas.result import Finding, PastAttempt
 from schemas.vocabulary import Depth, Lane, Reason
 from streams.checks import sandbox
-from streams.checks.classify import classify
+from streams.checks.classify import classify, past_of
 from streams.checks.dialogue import Prober
 from streams.checks.evidence import Prepared, Probe
 from streams.checks.precheck import Precheck
@@ -36,19 +36,6 @@ class _Asked:
     prepared: Prepared
     positions: list[tuple[int, str]]
     past: tuple[PastAttempt, ...] = ()
-
-
-def remembered(finding: Finding) -> PastAttempt:
-    """What a later finding says of this one."""
-    evidence = finding.evidence
-    return PastAttempt(
-        attempt=finding.attempt,
-        reason=finding.reason,
-        smtp_code=evidence.smtp_code,
-        enhanced_code=evidence.enhanced_code,
-        text=evidence.text,
-        at=finding.checked_at,
-    )
 
 
 REFILL = 1 / 16
@@ -128,7 +115,7 @@ class Verifier:
             later = []
             for asked, finding in zip(group, findings, strict=True):
                 if finding.retryable and delay is not None:
-                    later.append(replace(asked, past=(*asked.past, remembered(finding))))
+                    later.append(replace(asked, past=(*asked.past, past_of(finding))))
                 else:
                     answers += [(index, text, finding) for index, text in asked.positions]
             group = later

@@ -91,19 +91,6 @@ def shard_of(domain: str, shards: int) -> int:
     return zlib.crc32(domain.encode()) % shards if shards > 1 else 0
 
 
-def past_of(finding: Finding) -> PastAttempt:
-    """The finding as the next attempt remembers it."""
-    evidence = finding.evidence
-    return PastAttempt(
-        attempt=finding.attempt,
-        reason=finding.reason,
-        smtp_code=evidence.smtp_code,
-        enhanced_code=evidence.enhanced_code,
-        text=evidence.text,
-        at=finding.checked_at,
-    )
-
-
 def attempts(
     ticket: Ticket, origin: Literal["route", "probe", "deadline"], entries: Iterable[AttemptEntry]
 ) -> Iterator[Outgoing]:

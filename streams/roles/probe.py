@@ -14,7 +14,7 @@ from schemas.pipeline import AttemptEntry, Task, TaskItem
 from schemas.result import Finding
 from schemas.topics import TASKS_BULK, TASKS_INTERACTIVE
 from schemas.vocabulary import Depth, Lane
-from streams.checks.classify import meaning
+from streams.checks.classify import meaning, past_of
 from streams.checks.evidence import Prepared, Probe
 from streams.checks.providers import shard_name, traits_of
 from streams.codec import decode
@@ -31,7 +31,6 @@ from streams.roles.judge import (
     attempts,
     instant,
     judge,
-    past_of,
     pieces,
     providers_of,
     shard_of,

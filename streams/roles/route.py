@@ -14,6 +14,7 @@ from schemas.pipeline import Admitted, AttemptEntry, Position, TaskItem, Ticket
 from schemas.topics import ADMITTED_BULK, ADMITTED_INTERACTIVE
 from schemas.vocabulary import Depth, Lane
 from streams.checks import sandbox
+from streams.checks.classify import past_of
 from streams.checks.evidence import Prepared
 from streams.codec import decode
 from streams.dns.answers import MailRoute
@@ -29,7 +30,6 @@ from streams.roles.judge import (
     attempts,
     instant,
     judge,
-    past_of,
     providers_of,
     shard_of,
     tasks,

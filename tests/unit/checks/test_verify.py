@@ -9,10 +9,11 @@ import pytest
 
 from schemas.result import Finding
 from schemas.vocabulary import Depth, Reason, Stage, Verdict
+from streams.checks.classify import past_of
 from streams.checks.evidence import Failure, Prepared, Probe
 from streams.checks.lists import Lists
 from streams.checks.precheck import Precheck
-from streams.checks.verify import Verifier, remembered, utc_now
+from streams.checks.verify import Verifier, utc_now
 from streams.dns.answers import MailHost, MailRoute, RouteKind
 from streams.smtp.replies import Reply
 
@@ -232,7 +233,7 @@ async def test_what_is_remembered_of_an_attempt(probe: Probe, code: int | None) 
             return [probe]
 
     (finding,) = await verify(verifier(One()), "x@a.test")
-    past = remembered(finding)
+    past = past_of(finding)
     assert (past.attempt, past.reason, past.smtp_code, past.at) == (1, finding.reason, code, NOW)
 
 
