@@ -13,10 +13,11 @@ class PoolObserver:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._events = {life: metrics.smtp_events.labels(life) for life in Life}
 
     def on_event(self, event: Event) -> None:
         """A session of the pool is in another state."""
-        self._metrics.smtp_events.labels(event.after).inc()
+        self._events[event.after].inc()
 
     def on_notice(self, notice: Notice) -> None:
         """A wait, a dial, a health check or a breaker."""

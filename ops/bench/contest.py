@@ -127,9 +127,10 @@ def ours(
     sessions: int = 4,
     sessions_total: int = 1000,
     deadline_s: float = 60.0,
+    processes: int = 1,
 ) -> Contestant:
     """Our engine, pointed at the sink; ``deadline_s`` is for one address."""
-    config = EngineConfig(sink.resolver, sink.smtp_port, -1, sessions, sessions_total, deadline_s)
+    config = EngineConfig(sink.resolver, sink.smtp_port, -1, sessions, sessions_total, deadline_s, processes)
     spec = json.dumps(asdict(config)).replace("-1", "{in_flight}")
     return Contestant("mailvet", (sys.executable, "-m", "ops.bench.engine", spec), tuple(sweep))
 
@@ -224,9 +225,10 @@ def _count_right(stdout: IO[str]) -> tuple[int, float]:
 
 
 def _cpu_of(pid: int) -> float:
-    """CPU seconds of a process that runs; 0 where there is no /proc."""
+    """CPU seconds of a process that runs and of its children; 0 where there is no /proc."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S + sum(_cpu_of(int(child)) for child in children)

@@ -1,6 +1,5 @@
 """`mailvet check`: the verification core alone, no Kafka."""
 
-import asyncio
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import aclosing
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import uvloop
 
 from ops.cli.collector import settle_collector
 from ops.cli.config import load_settings
@@ -68,7 +68,7 @@ def command(
     source = _source(addresses, from_file)
     show = _json if as_json else _text
     try:
-        asyncio.run(_check(source, settings, Depth(depth), delays, options, show))
+        uvloop.run(_check(source, settings, Depth(depth), delays, options, show))
     except ValueError as wrong:
         raise UserError(str(wrong)) from None
 

@@ -2,7 +2,7 @@
 
 import gc
 
-YOUNG = 20_000
+YOUNG = 100_000
 """Allocations between looks at the young; with Python's 700, looking took a quarter of a verifying process's CPU."""
 
 

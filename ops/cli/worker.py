@@ -1,9 +1,9 @@
 """`mailvet worker`: runs roles until SIGTERM."""
 
-import asyncio
 import logging
 
 import click
+import uvloop
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from ops.cli.collector import settle_collector
@@ -35,7 +35,7 @@ def command(what: str | None, role: str | None, bootstrap: str, metrics_port: in
     settings = load_settings(bootstrap_servers=bootstrap, metrics_port=metrics_port)
     _set_up_logging()
     try:
-        asyncio.run(_run(ROLES if role is None else (role,), role or "all", settings))
+        uvloop.run(_run(ROLES if role is None else (role,), role or "all", settings))
     except (StartupError, ValueError) as mistake:
         raise UserError(str(mistake)) from None
     except WorkerFailed as failure:

@@ -4,7 +4,7 @@ of it, and what could be learned is learned already."""
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from schemas.vocabulary import Reason
 from streams.checks.evidence import Probe
@@ -59,12 +59,14 @@ class Brake:
             if row.count >= IN_A_ROW and (key[1] is not None or len(row.domains) >= DOMAINS):
                 row.until = self._clock() + self._pause_s
                 reply = probe.reply and without_addresses(probe.reply)
-                row.probe = replace(probe, reply=reply, catch_all=None, catch_all_reply=None, cached=True)
+                row.probe = probe._replace(reply=reply, catch_all=None, catch_all_reply=None, cached=True)
         while len(self._rows) > self._size:
             self._rows.popitem(last=False)
 
     def held(self, provider: str, domain: str) -> Probe | None:
         """What an address of the domain would hear, where nobody is to be asked; None where it may be asked."""
+        if not self._rows:
+            return None
         for key in ((provider, domain), (provider, None)):
             row = self._rows.get(key)
             if row is not None and row.until > self._clock():

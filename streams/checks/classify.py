@@ -7,7 +7,7 @@ against. What we could not learn is ``unknown``, never a word about the address.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 
 from schemas.result import Evidence, Finding, Flags, PastAttempt, Timing
@@ -17,6 +17,7 @@ from streams.checks.providers import whole_provider
 from streams.checks.reply_rules import Match, match
 from streams.checks.reply_text import enhanced_of, printable
 from streams.dns.answers import MailRoute, RouteKind
+from streams.smtp.replies import Reply
 
 _ROUTES: Mapping[RouteKind, Reason] = MappingProxyType(
     {
@@ -116,7 +117,7 @@ def classify(
 
 def meaning(probe: Probe) -> Match | None:
     """What the probe's reply means, with the server's hint when to come back; None where there was no reply."""
-    return match(probe.reply, probe.stage) if probe.reply else None
+    return probe.meaning or (match(probe.reply, probe.stage) if probe.reply else None)
 
 
 def past_of(finding: Finding) -> PastAttempt:
@@ -132,6 +133,7 @@ def past_of(finding: Finding) -> PastAttempt:
     )
 
 
+@cache
 def score_of(reasons: tuple[Reason, ...]) -> int:
     """0 to 100, see :data:`PENALTIES`; the first reason is the deciding one."""
     verdict = VERDICTS[reasons[0]]
@@ -192,15 +194,24 @@ def _smtp_evidence(probe: Probe, provider: str | None, found: Match | None) -> E
         enhanced_code=enhanced_of(reply) if reply else None,
         text=printable(reply.text if reply else probe.detail) or None,
         rule=found.rule if found else None,
-        catch_all_probe=printable(str(probe.catch_all_reply)) if probe.catch_all_reply else None,
+        catch_all_probe=_whole(probe.catch_all_reply) if probe.catch_all_reply else None,
         cached=probe.cached,
     )
 
 
+@lru_cache(maxsize=4096)
+def _whole(reply: Reply) -> str:
+    """Code and text; a domain's one reply to the impossible recipient stands in the evidence of all its addresses."""
+    return printable(str(reply))
+
+
 def _flagged(prepared: Prepared, probe: Probe | None) -> tuple[Reason, ...]:
     """The flags that hold, what a server showed before what a list believes."""
+    catch_all = probe is not None and probe.catch_all is True
+    if not (catch_all or prepared.disposable or prepared.role or prepared.suggestion):
+        return ()
     flags = (
-        (Reason.CATCH_ALL, probe is not None and probe.catch_all is True),
+        (Reason.CATCH_ALL, catch_all),
         (Reason.DISPOSABLE, prepared.disposable),
         (Reason.ROLE_ACCOUNT, prepared.role),
         (Reason.TYPO_SUSPECTED, prepared.suggestion is not None),
@@ -223,21 +234,21 @@ def _flags(prepared: Prepared, probe: Probe | None, decided: Reason, hides_mailb
     proven = decided is Reason.MAILBOX_ACCEPTED and probe is not None and probe.catch_all is False
     known_good = False if proven and not hides_mailboxes else None
     return _flags_of(
-        catch_all=probe.catch_all if probe else None,
-        role=prepared.role,
-        free=prepared.free,
-        disposable=prepared.disposable,
-        alias=prepared.alias,
-        smtputf8=prepared.smtputf8,
-        mailbox_full=True if decided is Reason.MAILBOX_FULL else known_good,
-        disabled=True if decided is Reason.MAILBOX_DISABLED else known_good,
+        probe.catch_all if probe else None,
+        prepared.role,
+        prepared.free,
+        prepared.disposable,
+        prepared.alias,
+        prepared.smtputf8,
+        True if decided is Reason.MAILBOX_FULL else known_good,
+        True if decided is Reason.MAILBOX_DISABLED else known_good,
     )
 
 
 @cache
-def _flags_of(**values: bool | None) -> Flags:
+def _flags_of(*values: bool | None) -> Flags:
     """The same combinations come again and again, and they can't be changed."""
-    return Flags(**values)
+    return Flags(**dict(zip(Flags.model_fields, values, strict=True)))
 
 
 def _timing(route: MailRoute | None, probe: Probe | None) -> Timing:

@@ -9,7 +9,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -19,7 +18,7 @@ from streams.checks.catch_all import CatchAll, CatchAllMemory, impossible_local
 from streams.checks.evidence import Failure, Prepared, Probe
 from streams.checks.jobs import Batch, Hosts, Job, ProviderQueue, hosts_of, preferred_of
 from streams.checks.providers import traits_of
-from streams.checks.reply_rules import match
+from streams.checks.reply_rules import Match, match
 from streams.checks.reply_text import without_addresses
 from streams.dns.answers import MailRoute
 from streams.smtp._async.connection import AsyncSMTPConnection
@@ -123,10 +122,7 @@ class Prober:
             for i, p in enumerate(prepared)
         )
         self._staff(queue, lane)
-        try:
-            await asyncio.wait((batch.done,), timeout=timeout)
-        finally:
-            batch.done.cancel()
+        await batch.wait(timeout)
         late = Probe(
             Stage.RCPT, failure=Failure.TIMEOUT, detail=f"no answer within {timeout:g} s", provider=provider
         )  # fmt: skip
@@ -236,9 +232,11 @@ class Prober:
     def _with_impossible(self, queue: ProviderQueue, chunk: list[Job], connection: AsyncSMTPConnection) -> list[Job]:
         """A small job carries the impossible recipient of its domain in the same write: one round trip fewer."""
         room = min(connection.room, SMALL) - len(chunk)
+        if room <= 0:
+            return chunk
         wanted = {job.domain: job for job in chunk if job.batch is not None and job.probe_wanted}
         unknown = [job for job in wanted.values() if self._must_ask(queue, job.domain)]
-        return chunk + [self._impossible(queue, job) for job in unknown[: max(room, 0)]]
+        return chunk + [self._impossible(queue, job) for job in unknown[:room]]
 
     def _must_ask(self, queue: ProviderQueue, domain: str) -> bool:
         return domain not in queue.asking and self._memory.get(domain) is None
@@ -252,7 +250,7 @@ class Prober:
         """Remember what a domain does, and answer those who waited to hear it."""
         self._memory.learn(domain, catch_all)
         for job, probe in queue.accepted.pop(domain, ()):
-            job.settle(replace(probe, catch_all=catch_all.accepts, catch_all_reply=catch_all.reply))
+            job.settle(probe._replace(catch_all=catch_all.accepts, catch_all_reply=catch_all.reply))
 
     # -- answers --------------------------------------------------------------------------------------------------
 
@@ -302,7 +300,8 @@ class Prober:
         self._refuse(queue, everyone, self._of(connection, Stage.MAIL, refusal))
 
     def _answered(self, queue: ProviderQueue, connection: AsyncSMTPConnection, job: Job, reply: Reply) -> None:
-        reason = match(reply, Stage.RCPT).reason
+        meaning = match(reply, Stage.RCPT, job.address)
+        reason = meaning.reason
         refused = not reply.positive and reason is Reason.MAILBOX_NOT_FOUND
         if reply.code == 421 or reason in ABOUT_US:
             self._brake.useless(queue.provider, job.domain, self._of(connection, Stage.RCPT, reply))
@@ -319,7 +318,7 @@ class Prober:
         if refused and (known is None or known.accepts is None):
             known = CatchAll(False, reply)
             self._learn(queue, job.domain, known)
-        probe = self._of(connection, Stage.RCPT, reply, job=job, catch_all=known)
+        probe = self._of(connection, Stage.RCPT, reply, job=job, catch_all=known, meaning=meaning)
         if reply.positive and job.probe_wanted and known is None:
             queue.accepted.setdefault(job.domain, []).append((job, probe))
         else:
@@ -327,6 +326,8 @@ class Prober:
 
     def _ask_impossible(self, queue: ProviderQueue, chunk: list[Job]) -> None:
         """Whoever was accepted by a domain that nothing is known of waits for the impossible recipient."""
+        if not queue.accepted:
+            return
         for job in {job.domain: job for job in chunk}.values():
             if job.domain in queue.accepted and self._must_ask(queue, job.domain):
                 queue.add([self._impossible(queue, job)], front=True)
@@ -368,7 +369,7 @@ class Prober:
                 self._learn(queue, job.domain, CatchAll(None, probe.reply))
             else:
                 queued_ms, smtp_ms = self._times(job)
-                job.settle(replace(probe, queued_ms=queued_ms, smtp_ms=smtp_ms))
+                job.settle(probe._replace(queued_ms=queued_ms, smtp_ms=smtp_ms))
 
     def _of(
         self,
@@ -380,6 +381,7 @@ class Prober:
         detail: str = "",
         job: Job | None = None,
         catch_all: CatchAll | None = None,
+        meaning: Match | None = None,
     ) -> Probe:
         """``catch_all`` is what was known of the domain when the reply came."""
         host = connection.host
@@ -397,6 +399,7 @@ class Prober:
             cached=catch_all is not None and reply is not None and reply.positive,
             queued_ms=queued_ms,
             smtp_ms=smtp_ms,
+            meaning=meaning,
         )
 
     def _times(self, job: Job) -> tuple[int, int]:

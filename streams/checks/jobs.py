@@ -42,6 +42,20 @@ class Batch:
         """True when nobody waits any more: the deadline passed or the call was cancelled."""
         return self.done.done()
 
+    async def wait(self, timeout: float) -> None:
+        """Until the last probe is in, or for ``timeout`` seconds."""
+        timer = self.done.get_loop().call_later(timeout, self.abandon)
+        try:
+            await self.done
+        finally:
+            timer.cancel()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Wait no more."""
+        if not self.done.done():
+            self.done.set_result(None)
+
     def settle(self, index: int, probe: Probe) -> None:
         """Take one probe; what comes after the deadline is dropped."""
         if self.abandoned or self.probes[index] is not None:
@@ -94,6 +108,10 @@ class Group:
         """What a session has that may serve this group: the same hosts, or one of the preferred addresses."""
         return (self.hosts, *self.preferred)
 
+    def takes(self, job: Job) -> bool:
+        """True for a job that surely belongs here; one by one they come from the same route."""
+        return job.hosts is self.hosts and job.domain == self.domain and job.smtputf8 is self.smtputf8
+
     def drop_stale(self) -> int:
         """Let go of the jobs at the front that nobody waits for; how many those were."""
         dropped = 0
@@ -125,9 +143,11 @@ class ProviderQueue:
 
     def add(self, jobs: Iterable[Job], *, front: bool = False) -> None:
         """Queue jobs; ``front`` is for those that were taken and came back, last one first."""
+        group: Group | None = None
         for job in jobs:
-            key = (job.hosts, job.domain, job.smtputf8)
-            group = self._groups.get(key) or self._open(key, job)
+            if group is None or not group.takes(job):
+                key = (job.hosts, job.domain, job.smtputf8)
+                group = self._groups.get(key) or self._open(key, job)
             (group.jobs.appendleft if front else group.jobs.append)(job)
             self.size += 1
 

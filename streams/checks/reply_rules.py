@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Any
 
 from schemas.vocabulary import RETRYABLE, VERDICTS, Reason, Stage, Verdict
-from streams.checks.reply_text import enhanced_of, fold, parse_reply, unwrap, without_accents
+from streams.checks.reply_text import enhanced_of, fold, parse_reply, unwrap, without_accents, without_addresses
 from streams.smtp.replies import Reply
 
 __all__ = ["Match", "Rule", "load_rules", "match", "parse_reply", "rule_named", "unwrap"]
@@ -65,12 +65,17 @@ class Rule:
         return not (self.unless and self.unless.search(text))
 
 
-@lru_cache(maxsize=2048)
-def match(reply: Reply, stage: Stage) -> Match:
+def match(reply: Reply, stage: Stage, asked: str = "") -> Match:
     """What ``reply`` to ``stage``'s command means. Always an answer, whatever the server wrote.
 
-    Remembered, because the dialogue and the verdict ask the same within moments.
+    ``asked``: the address that the command named, where it is known: a reply that quotes it is read sooner.
     """
+    return _match(without_addresses(reply, asked), stage)
+
+
+@lru_cache(maxsize=4096)
+def _match(reply: Reply, stage: Stage) -> Match:
+    """Remembered without the addresses that it names: a server says the same of one mailbox as of the next."""
     enhanced, text = enhanced_of(reply), fold(reply)
     rule = _decide(reply.code, enhanced, text, stage)
     hint = retry_after(text) if rule.reason in RETRYABLE else None

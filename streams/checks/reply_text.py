@@ -133,14 +133,30 @@ def fold(reply: Reply) -> str:
     return " ".join(_IP.sub("[ip]", text).split())
 
 
-def without_addresses(reply: Reply) -> Reply:
-    """The reply as it may be shown to those who did not ask for it; the rules read it as they read the original."""
-    return Reply(reply.code, tuple(_ADDRESS.sub("@", line) for line in reply.lines))
+def without_addresses(reply: Reply, asked: str = "") -> Reply:
+    """The reply as it may be shown to those who did not ask for it; the rules read it as they read the original.
+
+    ``asked`` is the address that it most likely names.
+    """
+    if not any("@" in line for line in reply.lines):
+        return reply
+    return Reply(reply.code, tuple(_without_addresses(line, asked) for line in reply.lines))
+
+
+def _without_addresses(line: str, asked: str) -> str:
+    short = line.replace(f"<{asked}>", "<@>")
+    return short if short.count("@") == short.count("<@>") else _ADDRESS.sub("@", short)
+
+
+def printable(text: str) -> str:
+    """At most 512 bytes of UTF-8 with nothing in it that a terminal, a log or a page would act upon."""
+    if len(text) <= MAX_TEXT_BYTES and text.isascii() and text.isprintable():
+        return text.strip()
+    return _made_printable(text)
 
 
 @lru_cache(maxsize=4096)
-def printable(text: str) -> str:
-    """At most 512 bytes of UTF-8 with nothing in it that a terminal, a log or a page would act upon."""
+def _made_printable(text: str) -> str:
     shown = text[: MAX_TEXT_BYTES * 2]
     if not shown.isprintable():
         shown = "".join(char if char.isprintable() else " " for char in shown)

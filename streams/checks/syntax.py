@@ -16,6 +16,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 
@@ -26,12 +27,15 @@ MAX_ADDRESS_OCTETS = 254
 _CACHED_DOMAINS = 65_536
 
 _DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
+_PLAIN = re.compile(
+    r"([A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*)@([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)"
+)
+"""Nearly every address: a dot-atom at a domain of letters, digits and hyphens. It skips what looks for the others."""
 _RESERVED = re.compile(r"\.(arpa|invalid|local|localhost|onion)\Z", re.IGNORECASE)
 _PLACEHOLDER = "a.test"
 
 
-@dataclass(frozen=True, slots=True)
-class Mailbox:
+class Mailbox(NamedTuple):
     """A valid address. ``domain`` is ASCII (A-labels, lower case) or an address literal.
 
     ``ascii_address`` is null where the local part is not ASCII; ``normalized`` shows the domain in Unicode.
@@ -60,19 +64,13 @@ class _Domain:
 def parse_mailbox(text: str) -> Mailbox | Malformed:
     """Read one address. Never raises, whatever the text."""
     text = text.strip()
+    if len(text) <= MAX_ADDRESS_OCTETS and (plain := _PLAIN.fullmatch(text)) and plain.end(1) <= MAX_LOCAL_OCTETS:
+        return _join(plain[1], _parse_domain(plain[2]))
     if fault := _gross_fault(text):
         return Malformed(fault)
     local_text, _, domain_text = text.rpartition("@")
     local = _parse_local(local_text)
-    if isinstance(local, Malformed):
-        return local
-    domain = _parse_domain(domain_text)
-    if isinstance(domain, Malformed):
-        return domain
-    mailbox = _join(local, domain)
-    if _octets(mailbox.normalized) > MAX_ADDRESS_OCTETS or len(domain.ascii) + _octets(local) >= MAX_ADDRESS_OCTETS:
-        return Malformed(f"The address is longer than {MAX_ADDRESS_OCTETS} octets.")
-    return mailbox
+    return local if isinstance(local, Malformed) else _join(local, _parse_domain(domain_text))
 
 
 def _gross_fault(text: str) -> str | None:
@@ -140,16 +138,16 @@ def _validate(address: str) -> ValidatedEmail | Malformed:
         return Malformed(str(invalid))
 
 
-def _join(local: str, domain: _Domain) -> Mailbox:
+def _join(local: str, domain: _Domain | Malformed) -> Mailbox | Malformed:
+    """The whole, within the limits: a domain may grow when it is written in ASCII, or in UTF-8."""
+    if isinstance(domain, Malformed):
+        return domain
     smtputf8 = not local.isascii()
-    return Mailbox(
-        local=local,
-        domain=domain.ascii,
-        normalized=f"{local}@{domain.unicode}",
-        ascii_address=None if smtputf8 else f"{local}@{domain.ascii}",
-        smtputf8=smtputf8,
-    )
+    normalized = f"{local}@{domain.unicode}"
+    if _octets(normalized) > MAX_ADDRESS_OCTETS or len(domain.ascii) + _octets(local) >= MAX_ADDRESS_OCTETS:
+        return Malformed(f"The address is longer than {MAX_ADDRESS_OCTETS} octets.")
+    return Mailbox(local, domain.ascii, normalized, None if smtputf8 else f"{local}@{domain.ascii}", smtputf8)
 
 
 def _octets(text: str) -> int:
-    return len(text.encode())
+    return len(text) if text.isascii() else len(text.encode())

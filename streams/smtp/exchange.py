@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from streams.smtp.policy import (
     Learned,
@@ -47,27 +48,26 @@ class Answers:
     """With ``ended``: a sentence, or the server's own words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One command; RCPT knows whom it is about and how many came before it in its transaction."""
 
     verb: Verb
     line: bytes
-    index: int = -1
+    place: int = -1
     ordinal: int = 0
     domain: str = ""
 
 
 def too_many(reply: Reply) -> bool:
     """True for "too many recipients" (RFC 5321 section 4.5.3.1.10): no word about the recipient that it answers."""
+    if reply.positive:
+        return False
     if reply.enhanced is not None:
         return reply.enhanced in _TOO_MANY
     return reply.code in (452, 552) and "too many recipients" in reply.text.lower()
 
 
-_SEVERAL_DOMAINS = re.compile(
-    r"\b(multiple|several|different|many|one|single|other)\b.*\bdomains?\b.*\btransaction", re.I
-)
+_SEVERAL_DOMAINS = re.compile(r"\b(multiple|several|different|many|one|single|other)\b.*\bdomains?\b.*\btransaction")
 
 
 def several_domains(reply: Reply) -> bool:
@@ -75,7 +75,7 @@ def several_domains(reply: Reply) -> bool:
 
     Google says it with 451 4.3.0 ("multiple destination domains per transaction").
     """
-    return not reply.positive and bool(_SEVERAL_DOMAINS.search(reply.text))
+    return not reply.positive and "transaction" in (text := reply.text.lower()) and bool(_SEVERAL_DOMAINS.search(text))
 
 
 class Exchange:
@@ -187,7 +187,7 @@ class Exchange:
         if step.ordinal and several_domains(reply):
             self._learned.one_domain = True
         elif self._fitted is None or not too_many(reply):
-            self._replies[step.index] = reply
+            self._replies[step.place] = reply
 
 
 def _plan(

@@ -1,10 +1,9 @@
 """Where a session goes: a name for the records, an address that is dialled."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(NamedTuple):
     """One address of one MX host. ``address`` was checked by the caller and is the one that is dialled."""
 
     name: str

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from streams.smtp.errors import RemoteProtocolError
 
@@ -26,7 +27,7 @@ class Reply:
     @property
     def text(self) -> str:
         """All lines in one, the enhanced code left in its place."""
-        return " ".join(line for line in self.lines if line)
+        return self.lines[0] if len(self.lines) == 1 else " ".join(line for line in self.lines if line)
 
     @property
     def positive(self) -> bool:
@@ -61,7 +62,7 @@ class ReplyParser:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._code = b""
+        self._code = 0
         self._lines: list[str] = []
 
     @property
@@ -90,21 +91,35 @@ class ReplyParser:
     def _take(self, line: bytes) -> Reply | None:
         if len(line) > MAX_LINE:
             raise RemoteProtocolError(f"a reply line of more than {MAX_LINE} octets")
-        match = _LINE.fullmatch(line.rstrip(b"\r"))
-        if match is None:
-            raise RemoteProtocolError(f"not a reply line: {line[:80]!r}")
-        code, separator, text = match.groups()
+        code, more, reply = _read(line)
+        if not (self._lines or more):
+            return reply
         if self._lines and code != self._code:
-            raise RemoteProtocolError(f"a reply that begins with {self._code.decode()} goes on with {code.decode()}")
+            raise RemoteProtocolError(f"a reply that begins with {self._code} goes on with {code}")
         self._code = code
-        self._lines.append(_decode(text or b""))
-        if separator == b"-":
+        self._lines += reply.lines
+        if more:
             if len(self._lines) >= MAX_LINES:
                 raise RemoteProtocolError(f"a reply of more than {MAX_LINES} lines")
             return None
-        reply = Reply(int(code), tuple(self._lines))
+        whole = Reply(code, tuple(self._lines))
         self._lines.clear()
-        return reply
+        return whole
+
+
+@lru_cache(maxsize=1024)
+def _read(line: bytes) -> tuple[int, bool, Reply]:
+    """One line: its code, whether the reply goes on, and the reply that it would be alone.
+
+    Remembered, since a server says the same to most commands.
+
+    :raises RemoteProtocolError: it is no reply line.
+    """
+    match = _LINE.fullmatch(line.rstrip(b"\r"))
+    if match is None:
+        raise RemoteProtocolError(f"not a reply line: {line[:80]!r}")
+    code, separator, text = match.groups()
+    return int(code), separator == b"-", Reply(int(code), (_decode(text or b""),))
 
 
 def _decode(text: bytes) -> str:

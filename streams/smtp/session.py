@@ -25,6 +25,8 @@ MAX_COMMAND = 512
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _QUOTED = re.compile(r'^"(?:[^"\\]|\\.)*"')
 _BREAKS_PATH = re.compile(r"[<>\s]")
+_PLAIN = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~@\[\]:-]{1,254}")
+"""What most addresses are made of: nothing in it could break out of a command, or make one too long."""
 
 
 class State(StrEnum):
@@ -107,6 +109,8 @@ def mail_line(sender: str, *, smtputf8: bool = False) -> bytes:
 
 def rcpt_line(recipient: str, *, smtputf8: bool = False) -> bytes:
     """``RCPT TO``; an empty recipient is refused."""
+    if _PLAIN.fullmatch(recipient):
+        return b"RCPT TO:<%s>\r\n" % recipient.encode("ascii")
     if not recipient:
         raise LocalProtocolError("an empty recipient")
     return line(f"RCPT TO:{path(recipient)}", smtputf8=smtputf8)

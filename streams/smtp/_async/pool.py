@@ -133,9 +133,11 @@ class AsyncSMTPPool:
 
     def report_service(self, provider: str) -> None:
         """Tell that a server of ``provider`` spoke of a mailbox: it does not block us."""
+        health = self._ledger.health(provider)
+        if health is None or not health.block.culprits:
+            return  # nearly always
         with self._lock:
-            health = self._ledger.health(provider)
-            if health is not None and health.served():
+            if health.served():
                 self._recorder.notice(Kind.BLOCK, provider, "lifted")
 
     def blocked(self, provider: str) -> bool:

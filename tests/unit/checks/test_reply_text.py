@@ -1,5 +1,7 @@
 """Replies taken out of logs and bounces, folded for the rules, and shown safely."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,6 +136,14 @@ def test_a_reply_without_addresses_means_what_it_meant() -> None:
     reply = Reply(554, ("5.7.1 <alice@a.test>: blocked,", "ask bob@b.test"))
     assert without_addresses(reply) == Reply(554, ("5.7.1 <@>: blocked,", "ask @"))
     assert fold(without_addresses(reply)) == fold(reply)
+    assert without_addresses(reply, "alice@a.test") == without_addresses(reply)
+
+
+@pytest.mark.parametrize("line", (Path(__file__).parent / "replies.txt").read_text("utf-8").splitlines())
+def test_the_rules_read_every_reply_alike_without_its_addresses(line: str) -> None:
+    reply = parse_reply(line.partition("|")[2])
+    assert fold(without_addresses(reply)) == fold(reply)
+    assert fold(without_addresses(reply, "foo@example.org")) == fold(reply)
 
 
 @pytest.mark.parametrize("line", ["5.1.\u0661 x", "x (5.\uff11.1)"])

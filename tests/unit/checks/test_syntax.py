@@ -1,9 +1,12 @@
 """What SMTP can carry, and what it can't."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.checks import syntax
 from streams.checks.syntax import Mailbox, Malformed, parse_mailbox
 
 LONG = ".".join(["b" * 61] * 3)
@@ -165,3 +168,11 @@ def test_any_local_part_at_a_good_domain_is_read_or_refused(local: str, domain: 
     found = parse_mailbox(f"{local}@{domain}")
     if isinstance(found, Mailbox):
         assert parse_mailbox(found.ascii_address or found.normalized) == found
+
+
+@given(st.from_regex(r"[a-z.+-]{1,70}@[a-z0-9-]{1,20}(\.[a-zA-Z0-9-]{1,12}){0,3}", fullmatch=True))
+def test_the_short_way_for_ordinary_addresses_leads_where_the_long_one_does(text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(syntax, "_PLAIN", re.compile(r"(?!)"))
+        slowly = parse_mailbox(text)
+    assert parse_mailbox(text) == slowly

@@ -1,5 +1,6 @@
 """`mailvet check` as a person types it, without a network."""
 
+import fcntl
 import io
 import json
 import os
@@ -110,6 +111,7 @@ def test_a_pipe_is_read_before_the_first_dialogue_and_a_file_is_not(
 
 def test_ctrl_c_ends_the_wait_for_a_slow_writer() -> None:
     reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 65536)
     arguments = [sys.executable, "-m", "ops.cli.main", "check", "--stdin", "--depth", "syntax"]
     with subprocess.Popen(arguments, stdin=reading, stderr=subprocess.PIPE) as process:
         os.close(reading)

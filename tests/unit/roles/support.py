@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, TypeVar
@@ -155,7 +155,7 @@ class FakeProber:
     async def ask(self, route: MailRoute, provider: str, prepared: Sequence[Prepared], **how: Any) -> list[Probe]:
         self.asked.append((provider, tuple(each.address for each in prepared), how))
         await asyncio.sleep(0)
-        return [replace(self.answers.get(each.local.rstrip("0123456789"), OK), provider=provider) for each in prepared]
+        return [self.answers.get(each.local.rstrip("0123456789"), OK)._replace(provider=provider) for each in prepared]
 
 
 def values(outputs: Iterable[Outgoing], topic: str) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """Probe: who is asked for what, and what comes of each answer."""
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -223,7 +222,7 @@ def test_time_spent_waiting_for_a_turn_is_told() -> None:
     async def slow(*args: Any, **how: Any) -> list[Probe]:
         await asyncio.sleep(0)
         world.clock.now_ms += 1000
-        return [replace(probe, queued_ms=5) for probe in await ask(*args, **how)]
+        return [probe._replace(queued_ms=5) for probe in await ask(*args, **how)]
 
     world.prober.ask = slow  # type: ignore[method-assign]
     [attempt] = values(world.handle(task([f"ok{n}@x.example" for n in range(100)])), ATTEMPTS.name)
@@ -265,7 +264,7 @@ def test_tasks_wait_as_bytes_until_it_is_nearly_their_turn(monkeypatch: pytest.M
     async def ask(_: Any, provider: str, prepared: Any, **__: Any) -> list[Probe]:
         opened.append(prepared[0].address)
         await held.wait()
-        return [replace(OK, provider=provider) for _ in prepared]
+        return [OK._replace(provider=provider) for _ in prepared]
 
     async def play() -> list[str]:
         first, second, other = (
