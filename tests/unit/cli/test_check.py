@@ -1,6 +1,5 @@
 """`mailvet check` as a person types it, without a network."""
 
-import fcntl
 import io
 import json
 import os
@@ -111,12 +110,12 @@ def test_a_pipe_is_read_before_the_first_dialogue_and_a_file_is_not(
 
 def test_ctrl_c_ends_the_wait_for_a_slow_writer() -> None:
     reading, writing = os.pipe()
-    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 65536)
     arguments = [sys.executable, "-m", "ops.cli.main", "check", "--stdin", "--depth", "syntax"]
     with subprocess.Popen(arguments, stdin=reading, stderr=subprocess.PIPE) as process:
         os.close(reading)
         # More than a pipe holds: when all of it is written the command is reading.
-        os.write(writing, b"a@example.com\n" * 20_000)
+        with os.fdopen(os.dup(writing), "wb") as pipe:
+            pipe.write(b"a@example.com\n" * 20_000)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     os.close(writing)
