@@ -80,7 +80,7 @@ async def open_core(
         timeout=settings.dns_timeout_s,
         on_query=on_query,
     )
-    prober = Prober(pool, policies=policies, port=settings.smtp_port)
+    prober = Prober(pool, port=settings.smtp_port)
     _read_tables()
     try:
         yield Core(settings, Precheck(Lists.from_settings(settings)), resolver, pool, prober)
@@ -101,12 +101,15 @@ def _policies(settings: Settings) -> PolicyBook:
     """The policy of every provider; each of its shards has its share of the sessions, whoever talks for it."""
     default = ProviderPolicy(
         sessions=settings.sessions_per_provider,
+        sessions_max=settings.sessions_per_provider_max,
         connect_timeout_s=settings.connect_timeout_s,
         command_timeout_s=settings.command_timeout_s,
     )
     whole = PolicyBook(default=default)
     shares = {
-        shard_name(provider, shard, shards): replace(policy, sessions=max(1, policy.sessions // shards))
+        shard_name(provider, shard, shards): replace(
+            policy, sessions=max(1, policy.sessions // shards), sessions_max=policy.sessions_max // shards
+        )
         for provider, shards in settings.provider_shards.items()
         for policy in (whole.policy(provider),)
         for shard in range(shards)

@@ -93,6 +93,9 @@ class Settings(BaseSettings):
         description="PROVIDER=N,...: too large for one worker, so split by domain; each shard has 1/N of the limits.",
     )
     sessions_per_provider: PositiveInt = Field(default=4, description="SMTP sessions open at a time with one provider.")
+    sessions_per_provider_max: int = Field(
+        default=10, ge=0, description="How far that grows while a provider serves well; large ones keep to the above."
+    )
     sessions_total: PositiveInt = Field(default=1000, description="SMTP sessions open at a time, of all providers.")
     connect_timeout_s: PositiveFloat = Field(
         default=10.0, description="For the TCP handshake, for the banner, and for each reply before the first MAIL."

@@ -30,6 +30,9 @@ AT_ONCE = 4096
 """Octets that a pipe takes without mixing them with another writer's (Linux' PIPE_BUF)."""
 
 
+SESSIONS_MAX: int = Settings.model_fields["sessions_per_provider_max"].default
+
+
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """Where the sink is, and how many addresses are in flight; ``deadline_s`` is for one address."""
@@ -41,6 +44,7 @@ class EngineConfig:
     sessions_total: int = 1000
     deadline_s: float = 60.0
     processes: int = 1
+    sessions_max: int = SESSIONS_MAX
 
     @property
     def settings(self) -> Settings:
@@ -51,6 +55,7 @@ class EngineConfig:
             allowed_networks=("127.0.0.0/8",),
             helo="bench.test",
             sessions_per_provider=self.sessions,
+            sessions_per_provider_max=self.sessions_max,
             sessions_total=self.sessions_total,
             dialogue_deadline_s=self.deadline_s,
         )
@@ -63,6 +68,7 @@ class EngineConfig:
             self,
             in_flight=-(-self.in_flight // parts),
             sessions=max(1, self.sessions // parts),
+            sessions_max=self.sessions_max // parts,
             sessions_total=max(1, self.sessions_total // parts),
             processes=1,
         )

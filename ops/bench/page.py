@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from ops.bench.contest import Measure
 from ops.bench.lists import LISTS
 from ops.bench.run import Report
+from ops.bench.sink import CLIENT_CONNECTIONS
 
 COLUMNS = (
     "list",
     "who",
     "in flight",
-    "addresses/s",
+    "right verdicts/s",
     "of the limit",
     "right",
     "connections",
@@ -99,10 +100,13 @@ def document(report: Report, command: str) -> str:
             "",
             f"- Command: `{command}`",
             f"- Date: {report.date}; machine: {report.machine}, shared by clients, sink and whatever else ran.",
-            f"- Round trip {plan.rtt_s * 1000:g} ms, made by the sink; {plan.sessions} sessions a provider; "
-            f"runs of {plan.seconds:g} s or more, each contestant at its best number of addresses in flight.",
-            "- The sink is one process with Postfix's error limits; domains are new in each pass. `right` is the share "
-            "of right verdicts. CPU is that of the client's process alone, start-up not counted. "
+            f"- Round trip {plan.rtt_s * 1000:g} ms, made by the sink; {plan.sessions} sessions a provider that may "
+            f"grow to {plan.sessions_max}, shared by all our processes; runs of {plan.seconds:g} s or more, each "
+            "contestant at its best number of addresses in flight. Peers know no limit but that number, and use all "
+            "cores.",
+            f"- The sink is one process with Postfix's error limits, and like Postfix it takes {CLIENT_CONNECTIONS} "
+            "connections of one client; domains are new in each pass. `right` is the share of right verdicts, and they "
+            "alone count. CPU is that of the client's processes alone, start-up not counted; RSS that of the largest. "
             "The limit is what round trips, sessions and error limits would leave to a client that costs no CPU.",
             *(f"- List {row.name}: {row.does}." for row in LISTS.values()),
             "",

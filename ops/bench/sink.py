@@ -11,6 +11,7 @@ import resource
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -19,6 +20,9 @@ from ops.bench.lists import EXISTS, PROVIDERS, ZONE, exchanger, host_address
 SOFT_ERRORS = 10
 HARD_ERRORS = 20
 """Postfix's smtpd_soft_error_limit and smtpd_hard_error_limit."""
+
+CLIENT_CONNECTIONS = 50
+"""Postfix's smtpd_client_connection_count_limit: the next one from the same address is told 421 and closed."""
 
 TTL_S = 300
 BACKLOG = 4096
@@ -40,12 +44,14 @@ _GONE = b"550 5.1.1 <%s>: Recipient address rejected: User unknown in virtual ma
 
 @dataclass(frozen=True, slots=True)
 class SinkConfig:
-    """Ports (0 takes a free one), the round-trip time and the error limits; ``tarpit``: RCPT is never answered."""
+    """Ports (0 takes a free one), the round-trip time and a server's limits (``client_connections`` 0: none);
+    ``tarpit``: RCPT is never answered."""
 
     smtp_port: int = 0
     dns_port: int = 0
     rtt_s: float = 0.0
     soft_error_s: float = 1.0
+    client_connections: int = CLIENT_CONNECTIONS
     hosts: int = PROVIDERS
     tarpit: bool = False
 
@@ -55,6 +61,7 @@ class Counters:
     """What clients did since the last report. ``reads`` is at most the number of their writes."""
 
     connections: int = 0
+    turned_away: int = 0
     reads: int = 0
     recipients: int = 0
     refused: int = 0
@@ -82,10 +89,15 @@ class Sink:
         """Listen on every host's address and, for DNS, at 127.0.0.1."""
         for provider in range(self.config.hosts):
             server = await self.loop.create_server(
-                lambda: SmtpConnection(self), host_address(provider), self.smtp_port, backlog=BACKLOG
+                self._server(), host_address(provider), self.smtp_port, backlog=BACKLOG
             )
             self.smtp_port = server.sockets[0].getsockname()[1]
         self.dns_port = DnsEndpoint(self, self.config.dns_port).port
+
+    def _server(self) -> Callable[[], "SmtpConnection"]:
+        """What makes the connections of one host, which knows how many it has; all clients share an address."""
+        open_now = [0]
+        return lambda: SmtpConnection(self, open_now)
 
     def report(self) -> dict[str, float]:
         """The counters, which begin anew."""
@@ -96,10 +108,11 @@ class Sink:
 class SmtpConnection(asyncio.Protocol):
     """One client's dialogue."""
 
-    __slots__ = ("_due", "_errors", "_rest", "_sink", "_transport")
+    __slots__ = ("_due", "_errors", "_open_now", "_rest", "_sink", "_transport")
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, open_now: list[int]) -> None:
         self._sink = sink
+        self._open_now = open_now
         self._rest = b""
         self._errors = 0
         self._due = 0.0
@@ -107,8 +120,18 @@ class SmtpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._sink.counters.connections += 1
+        self._open_now[0] += 1
+        limit = self._sink.config.client_connections
         # Loopback charges nothing for TCP's handshake: its round trip comes on top of the banner's own.
+        if limit and self._open_now[0] > limit:
+            self._sink.counters.turned_away += 1
+            self._answer(b"421 4.7.0 sink.test Error: too many connections from 127.0.0.1\r\n", self._sink.config.rtt_s)
+            self._answer(b"")
+            return
         self._answer(b"220 sink.test ESMTP\r\n", self._sink.config.rtt_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._open_now[0] -= 1
 
     def data_received(self, data: bytes) -> None:
         self._sink.counters.reads += 1

@@ -1,6 +1,7 @@
 """`mailvet bench`: how fast the engine is and what it costs, beside its peers."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def engine(  # noqa: PLR0917
         seconds=seconds,
         rtt_s=rtt_ms / 1000,
         sessions=sessions,
+        processes=1 if quick else os.cpu_count() or 1,
         ports=ON_THEIR_PORTS if rivals else (0, 0),
         extras=not quick,
         **({"sweep": (2000,)} if quick else {}),

@@ -9,7 +9,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Protocol
 
 from schemas.vocabulary import Lane, Reason, Stage
@@ -25,7 +24,6 @@ from streams.smtp._async.connection import AsyncSMTPConnection
 from streams.smtp._async.pool import AsyncSMTPPool
 from streams.smtp.errors import ConnectFailed, PoolClosed, PoolTimeout
 from streams.smtp.exchange import Answers
-from streams.smtp.policy import PolicyBook
 from streams.smtp.replies import Reply
 from streams.smtp.session import Ended
 
@@ -39,9 +37,6 @@ MAX_TRIES = 2
 
 SMALL = 4
 """A write of so many recipients, the impossible one included, asks both questions at once."""
-
-POLICIES = 4096
-"""Providers whose policy is at hand."""
 
 LEASE_TIMEOUT_S = 30.0
 FAILURES = {Ended.TIMEOUT: Failure.TIMEOUT, Ended.CLOSED: Failure.CLOSED, Ended.PROTOCOL: Failure.PROTOCOL}
@@ -71,7 +66,6 @@ class Prober:
         self,
         pool: AsyncSMTPPool,
         *,
-        policies: PolicyBook | None = None,
         port: int = 25,
         memory: CatchAllMemory | None = None,
         brake: Brake | None = None,
@@ -80,7 +74,6 @@ class Prober:
         rng: Callable[[], float] | None = None,
     ) -> None:
         self._pool = pool
-        self._policy = lru_cache(maxsize=POLICIES)((policies or PolicyBook()).policy)
         self._port = port
         self._memory = memory or CatchAllMemory(clock=clock)
         self._brake = brake or Brake(clock=clock)
@@ -116,12 +109,12 @@ class Prober:
         batch = Batch(len(prepared), asyncio.get_running_loop().create_future())
         catch_all_probe = catch_all_probe and traits_of(provider).catch_all_probe_useful
         hosts, preferred = hosts_of(route, self._port), preferred_of(route)
-        queue = self._queues.setdefault((provider, lane), ProviderQueue(provider))
+        queue = self._queues.setdefault((provider, lane), ProviderQueue(provider, lane))
         queue.add(
             Job(p.address, p.domain, not p.address.isascii(), hosts, preferred, queued_at, batch, i, catch_all_probe)
             for i, p in enumerate(prepared)
         )
-        self._staff(queue, lane)
+        self._staff(queue)
         await batch.wait(timeout)
         late = Probe(
             Stage.RCPT, failure=Failure.TIMEOUT, detail=f"no answer within {timeout:g} s", provider=provider
@@ -136,17 +129,17 @@ class Prober:
 
     # -- sessions -----------------------------------------------------------------------------------------------
 
-    def _staff(self, queue: ProviderQueue, lane: Lane | None) -> None:
+    def _staff(self, queue: ProviderQueue) -> None:
         """As many sessions as the waiting addresses call for, within the lane's share of the provider's limit."""
-        limit = self._lane_sessions(self._policy(queue.provider).sessions, lane)
+        limit = self._lane_sessions(self._pool.sessions(queue.provider), queue.lane)
         wanted = min(limit, -(-queue.size // PER_SESSION))
         while queue.sessions < wanted:
             queue.sessions += 1
-            task = asyncio.get_running_loop().create_task(self._serve(queue, lane))
+            task = asyncio.get_running_loop().create_task(self._serve(queue))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, queue: ProviderQueue, lane: Lane | None) -> None:
+    async def _serve(self, queue: ProviderQueue) -> None:
         try:
             while (job := queue.head()) is not None:
                 if (held := self._brake.held(queue.provider, job.domain)) is not None:
@@ -156,7 +149,7 @@ class Prober:
         finally:
             queue.sessions -= 1
             if not queue.sessions and not queue.size:
-                self._queues.pop((queue.provider, lane), None)
+                self._queues.pop((queue.provider, queue.lane), None)
 
     async def _visit(self, queue: ProviderQueue, hosts: Hosts) -> None:
         """One lease: ask until nobody waits who could share it, or the session has had enough."""
@@ -215,6 +208,7 @@ class Prober:
         except BaseException:
             queue.add(reversed(chunk), front=True)
             raise
+        self._staff(queue)  # the provider may have earned one session more
         return answers.ended is None and connection.room > 0
 
     def _unheld(self, queue: ProviderQueue, chunk: Sequence[Job]) -> list[Job]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
+from schemas.vocabulary import Lane
 from streams.checks.evidence import Probe
 from streams.dns.answers import MailRoute
 from streams.smtp.hosts import Host
@@ -127,10 +128,11 @@ GroupKey = tuple[Hosts, str, bool]
 class ProviderQueue:
     """Waiting jobs of one provider and lane; domains take turns, and each step costs what it moves."""
 
-    __slots__ = ("_groups", "_sharing", "accepted", "asking", "provider", "sessions", "size")
+    __slots__ = ("_groups", "_sharing", "accepted", "asking", "lane", "provider", "sessions", "size")
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self, provider: str, lane: Lane | None = None) -> None:
         self.provider = provider
+        self.lane = lane
         self.sessions = 0
         self.size = 0
         self.asking: set[str] = set()

@@ -62,11 +62,21 @@ class Account(Generic[C]):
         self.health = health
         self.pace = pace
         self.open = 0
-        """Connections that count against ``policy.sessions``, those being dialled too."""
+        """Connections that count against :attr:`limit`, those being dialled too; see :meth:`count`."""
         self.idle: dict[Key, list[C]] = {}
         """By socket; the one used last is taken first, so that the others may expire."""
         self.waiting: dict[Claim[C], None] = {}
         """In the order they came; a dict, so that any of them can leave at no cost."""
+
+    @property
+    def limit(self) -> int:
+        """Connections that may be open now."""
+        return self.pace.sessions.limit
+
+    def count(self, change: int) -> None:
+        """So many connections more, or fewer."""
+        self.open += change
+        self.pace.sessions.used = self.open
 
 
 class Claim(Generic[C]):
@@ -123,6 +133,13 @@ class Ledger(Generic[C]):
         known = self._memory.get(provider)
         return known[1] if known is not None else None
 
+    def limit(self, provider: str) -> int:
+        """Connections that may be open with ``provider`` now."""
+        if (account := self.accounts.get(provider)) is not None:
+            return account.limit
+        known = self._memory.get(provider)
+        return known[2].sessions.limit if known is not None else self.book.policy(provider).sessions
+
     def claim(self, claim: Claim[C]) -> None:
         """Grant now if nobody waits before it and the limits allow, else let it wait."""
         account = claim.account
@@ -153,7 +170,7 @@ class Ledger(Generic[C]):
     def gone(self, provider: str) -> None:
         """A connection of ``provider`` is no more, or its dial has failed: its place is free."""
         account = self.accounts[provider]
-        account.open -= 1
+        account.count(-1)
         self.open -= 1
         self._feed_starved()
         self._serve(account)
@@ -218,12 +235,12 @@ class Ledger(Generic[C]):
         if (connection := self._take_idle(claim)) is not None:
             claim.grant(connection)
             return True
-        if account.open >= account.policy.sessions and not self._evict_own(account):
+        if account.open >= account.limit and not self._evict_own(account):
             return False
         if self.open >= self.total and not self._evict_oldest(account):
             self._starved[account] = None
             return False
-        account.open += 1
+        account.count(1)
         self.open += 1
         claim.grant(None)
         return True
@@ -294,7 +311,7 @@ class Ledger(Generic[C]):
 
     def _strike(self, connection: C, life: Life, cause: str) -> None:
         self.closing.append((connection, life, cause))
-        self.accounts[connection.provider].open -= 1
+        self.accounts[connection.provider].count(-1)
         self.open -= 1
 
     def _unlist(self, connection: C) -> None:

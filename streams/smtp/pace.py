@@ -8,6 +8,9 @@ FLOOR = 0.2
 STEP_S = 5.0
 """Complaints that come together are one, and after each such time without one the rate grows."""
 
+CEILING_S = 600.0
+"""How long the number of sessions that was too many is not tried again."""
+
 GROWTH = 1.25
 OBSERVED_S = 30.0
 """The time over which the rate is measured that was too fast, where none was set."""
@@ -71,16 +74,80 @@ class Throttle:
         self._done += count
 
 
-class Pace:
-    """The throttles of one provider: of its new connections, and of its recipients."""
+class Breadth:
+    """How many sessions a provider is asked over: more while it serves well, half when it complains.
 
-    __slots__ = ("connections", "recipients")
+    The growth is that of Postfix's scheduler: one more for as many good answers as there are sessions, and only while
+    all of them are in use, so that nothing is believed which was not tried.
+    """
+
+    __slots__ = ("_ceiling", "_ceiling_until", "_least", "_most", "_width", "used")
+
+    def __init__(self, least: int, most: int) -> None:
+        self._least = least
+        self._most = max(least, most)
+        self._width = float(least)
+        self._ceiling = self._most
+        self._ceiling_until = float("-inf")
+        self.used = 0
+        """Sessions that are open; the books say."""
+
+    @property
+    def limit(self) -> int:
+        """Sessions that may be open now."""
+        return int(self._width)
+
+    @property
+    def blank(self) -> bool:
+        """It is what it was at first."""
+        return self._width == self._least
+
+    def content(self, now: float) -> bool:
+        """A write was answered well; true when there may be one more session now."""
+        if self._width >= self._most or self.used < self.limit:
+            return False
+        ceiling = self._ceiling if now < self._ceiling_until else self._most
+        before = self.limit
+        self._width = min(float(ceiling), self._width + 1 / self._width)
+        return self.limit > before
+
+    def complained(self, now: float) -> bool:
+        """A server said that we are too many; true when there may be fewer now. What was too many is not tried soon."""
+        if now < self._ceiling_until - CEILING_S + STEP_S:
+            return False
+        before = self.limit
+        self._ceiling, self._ceiling_until = max(1, before - 1), now + CEILING_S
+        self._width = max(1.0, before // 2)
+        return self.limit < before
+
+
+class Pace:
+    """What one provider bears: new connections and recipients a second, and sessions at a time."""
+
+    __slots__ = ("connections", "recipients", "sessions")
 
     def __init__(self, policy: ProviderPolicy) -> None:
         self.connections = Throttle(policy.connections_per_s)
         self.recipients = Throttle(policy.recipients_per_s)
+        self.sessions = Breadth(policy.sessions, policy.sessions_max)
+
+    def judge(self, now: float, *, told_off: bool, stalled: bool, ended: object) -> list[str]:
+        """An exchange is over: what changes. ``told_off``: by 421 at once; ``ended``: true where the session is too."""
+        changes = []
+        if told_off or stalled:
+            # A stall has made the next writes smaller already, and comes of errors, not of sessions.
+            if (told_off or self.recipients.rate) and self.recipients.complained(now):
+                changes.append("recipients slower")
+            if told_off and self.sessions.complained(now):
+                changes.append("sessions fewer")
+        elif not ended:
+            if self.recipients.content(now):
+                changes.append("recipients faster")
+            if self.sessions.content(now):
+                changes.append("sessions more")
+        return changes
 
     @property
     def blank(self) -> bool:
-        """Nothing is held back."""
-        return not (self.connections.rate or self.recipients.rate)
+        """Nothing is held back, and nothing was learned."""
+        return not (self.connections.rate or self.recipients.rate) and self.sessions.blank

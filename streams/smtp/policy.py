@@ -26,6 +26,11 @@ class ProviderPolicy:
     sessions: int = 4
     """Sessions open at a time, over all hosts of the provider: politeness, not speed alone."""
 
+    sessions_max: int = 0
+    """How far that number may grow while all are in use and every write is answered well; not at all where it is no
+    more than ``sessions``. Postfix as a client goes from 5 to 20 (default_destination_concurrency_limit) and as a
+    server takes 50 of one client; Exim takes 20 in all (smtp_accept_max), of which half should be left to others."""
+
     rcpt_per_transaction: int = 100
     """RFC 5321 section 4.5.3.1.8 makes every server take this many; a smaller limit is learned from 452 4.5.3."""
 
@@ -107,6 +112,8 @@ class ProviderPolicy:
             raise ValueError("connections_per_s and recipients_per_s must be 0 or more")
         if not 0 <= self.warm <= self.sessions:
             raise ValueError("warm must be 0 to sessions")
+        if self.sessions_max < 0:
+            raise ValueError("sessions_max must be 0 or more")
         if self.sessions < 1 or self.rcpt_per_transaction < 1:
             raise ValueError("sessions and rcpt_per_transaction must be 1 or more")
         if self.min_errors_left < 1 or 0 < self.error_budget < self.min_errors_left:
@@ -116,12 +123,15 @@ class ProviderPolicy:
 LARGE_PROVIDERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # One domain a transaction (said in public, not measured).
-        "google": {"domains_per_transaction": 1},
-        "google-workspace": {"domains_per_transaction": 1},
+        "google": {"domains_per_transaction": 1, "sessions_max": 0},
+        "google-workspace": {"domains_per_transaction": 1, "sessions_max": 0},
         # 452 4.5.3 at the second recipient (said in public, not measured).
-        "outlook.com": {"rcpt_per_transaction": 1},
+        "outlook.com": {"rcpt_per_transaction": 1, "sessions_max": 0},
         # Exchange holds the reply to each unknown recipient back for 5 s (tarpit interval, Microsoft's documentation).
-        "microsoft-365": {"stall_s": 8.0},
+        "microsoft-365": {"stall_s": 8.0, "sessions_max": 0},
+        # What these bear from a stranger is not public: as many sessions as the operator says, and no more.
+        "yahoo": {"sessions_max": 0},
+        "icloud": {"sessions_max": 0},
     }
 )
 """What differs from the default for the large providers, by the names that ``streams.checks.providers`` gives them."""

@@ -179,15 +179,11 @@ class AsyncSMTPConnection:
     def _account(self, exchange: Exchange) -> None:
         """What an exchange says of the provider: did it end well, and was it too fast?"""
         with self._recorder.lock:
-            now, throttle = self._clock(), self._pace.recipients
+            now = self._clock()
             self._window.add(now, failed=self.session.ended is not None)
-            # A stall has made the next writes smaller already.
-            if exchange.told_off or (self._stalled and throttle.rate):
-                changed = throttle.complained(now) and "recipients slower"
-            else:
-                changed = self.session.ended is None and throttle.content(now) and "recipients faster"
-        if changed:
-            self._recorder.notice(Kind.PACE, self.provider, changed, host=self.host)
+            changes = self._pace.judge(now, told_off=exchange.told_off, stalled=self._stalled, ended=self.session.ended)
+        for change in changes:
+            self._recorder.notice(Kind.PACE, self.provider, change, host=self.host)
 
     def _silence(self, exchange: Exchange, *, stalled: bool) -> None:
         if stalled:

@@ -146,6 +146,10 @@ class SMTPPool:
             health = self._ledger.health(provider)
             return health is not None and health.block.state(self._clock()) is BreakerState.OPEN
 
+    def sessions(self, provider: str) -> int:
+        """Sessions that may be open with ``provider`` now: its policy's, and more where it has served well."""
+        return self._ledger.limit(provider)
+
     def snapshot(self) -> Snapshot:
         """The pool at this moment."""
         with self._lock:
@@ -162,7 +166,7 @@ class SMTPPool:
                 waiters=self._ledger.waiters(),
                 providers={
                     name: ProviderView(
-                        account.policy.sessions,
+                        account.limit,
                         by_provider[name],
                         len(account.waiting),
                         account.health.provider.state(now),
@@ -382,8 +386,11 @@ class SMTPPool:
             return
         health.window.add(now, failed=True)
         health.failed(attempt, now, self._rng())
-        if attempt.reply is not None and attempt.reply.transient and account.pace.connections.complained(now):
-            self._recorder.notice(Kind.PACE, account.name, "connections slower", host=attempt.host)
+        if attempt.reply is not None and attempt.reply.transient:
+            if account.pace.connections.complained(now):
+                self._recorder.notice(Kind.PACE, account.name, "connections slower", host=attempt.host)
+            if account.pace.sessions.complained(now):
+                self._recorder.notice(Kind.PACE, account.name, "sessions fewer", host=attempt.host)
         self._tell_of_breakers(account)
 
     def _tell_of_breakers(self, account: Account[SMTPConnection]) -> None:

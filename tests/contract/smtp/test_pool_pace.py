@@ -60,11 +60,11 @@ async def test_a_banner_of_421_slows_connections_down_and_good_ones_bring_them_b
     pool = make_pool(on_notice=notices.append, connections_per_s=100.0, max_uses=1, breaker_failures=9)
     with pytest.raises(ConnectFailed):
         await visit(pool, server)
-    assert told(notices) == ["connections slower"]
-    assert pool.snapshot().providers == {}
+    assert told(notices) == ["connections slower", "sessions fewer"]
+    assert (pool.snapshot().providers, pool.sessions("p")) == ({}, 2)
     server.banner = b"220 mx\r\n"
     await visit(pool, server)
-    assert told(notices)[1:] == ["connections faster"]
+    assert told(notices)[2:] == ["connections faster"]
 
 
 async def test_421_slows_recipients_down_and_good_answers_bring_them_back(make_pool, serve, monkeypatch):
@@ -73,11 +73,18 @@ async def test_421_slows_recipients_down_and_good_answers_bring_them_back(make_p
     server, notices = await serve(respond=lambda c: b"421 4.7.0 slow down\r\n!" if fast and "u0" in c else None), []
     pool = make_pool(on_notice=notices.append, recipients_per_s=50.0)
     assert (await visit(pool, server, 3)).ended is Ended.CLOSED
-    assert told(notices) == ["recipients slower"]
+    assert told(notices) == ["recipients slower", "sessions fewer"]
     fast.clear()
     await visit(pool, server, 1)
-    assert told(notices)[1:] == ["recipients faster"]
+    assert told(notices)[2:] == ["recipients faster"]
     assert pool.snapshot().providers["p"].recipients_per_s == 31.25
+
+
+async def test_a_provider_that_serves_well_may_be_asked_over_more_sessions(make_pool, serve):
+    server, notices = await serve(), []
+    pool = make_pool(on_notice=notices.append, sessions=1, sessions_max=2)
+    await visit(pool, server)
+    assert (told(notices), pool.sessions("p"), pool.snapshot().providers["p"].limit) == (["sessions more"], 2, 2)
 
 
 async def test_421_to_a_session_that_has_served_is_the_end_of_that_session_only(make_pool, serve):

@@ -52,7 +52,7 @@ class Wire:
 
 async def session(**config: Any) -> tuple[Sink, SmtpConnection, Wire]:
     sink, wire = Sink(SinkConfig(**config)), Wire()
-    connection = SmtpConnection(sink)
+    connection = SmtpConnection(sink, [0])
     connection.connection_made(wire)  # type: ignore[arg-type]
     return sink, connection, wire
 
@@ -93,3 +93,18 @@ async def test_a_tarpit_never_answers_and_quit_closes() -> None:
     connection.data_received(b"QUIT\r\n")
     assert wire.said.endswith(b"221 2.0.0 Bye\r\n")
     assert wire.closed
+
+
+async def test_a_client_has_so_many_connections_and_no_more() -> None:
+    sink, open_now = Sink(SinkConfig(client_connections=1)), [0]
+    first, second, third = (SmtpConnection(sink, open_now) for _ in range(3))
+    wires = [Wire(), Wire(), Wire()]
+    first.connection_made(wires[0])  # type: ignore[arg-type]
+    second.connection_made(wires[1])  # type: ignore[arg-type]
+    assert wires[0].said.startswith(b"220 ")
+    assert wires[1].said.startswith(b"421 4.7.0 ")
+    assert (wires[1].closed, sink.counters.turned_away) == (True, 1)
+    for gone in (first, second):
+        gone.connection_lost(None)
+    third.connection_made(wires[2])  # type: ignore[arg-type]
+    assert wires[2].said.startswith(b"220 ")

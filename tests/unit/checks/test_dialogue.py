@@ -75,6 +75,7 @@ class FakePool:
     block_after: int = 99
     blocks: list[tuple[str, Reply, Stage]] = field(default_factory=list)
     services: int = 0
+    earned: int = 0
 
     def report_block(self, provider: str, domain: str, reply: Reply, stage: Stage) -> None:
         assert provider == "p"
@@ -82,6 +83,9 @@ class FakePool:
 
     def report_service(self, provider: str) -> None:
         self.services += 1
+
+    def sessions(self, provider: str) -> int:
+        return self.policies.policy(provider).sessions + self.earned
 
     def blocked(self, provider: str) -> bool:
         return len(self.blocks) >= self.block_after
@@ -101,7 +105,7 @@ class FakePool:
 
 
 def prober(pool: FakePool) -> Prober:
-    return Prober(pool, policies=pool.policies, rng=lambda: 0.5)  # type: ignore[arg-type]
+    return Prober(pool, rng=lambda: 0.5)  # type: ignore[arg-type]
 
 
 def route(domain: str = "a.test", address: str = "127.0.0.1") -> MailRoute:
@@ -441,7 +445,7 @@ async def test_who_is_held_is_left_out_of_a_session_that_is_there(one_domain: in
     for _ in range(IN_A_ROW):
         brake.useless("p", "b.test", Probe(Stage.RCPT, BLOCKED))
     pool = FakePool(policies=PolicyBook(ProviderPolicy(sessions=1, domains_per_transaction=one_domain)))
-    of = Prober(pool, policies=pool.policies, brake=brake, rng=lambda: 0.5)  # type: ignore[arg-type]
+    of = Prober(pool, brake=brake, rng=lambda: 0.5)  # type: ignore[arg-type]
     a, b = await asyncio.gather(ask(pool, "user1@a.test", "user2@a.test", of=of), ask(pool, "user1@b.test", of=of))
     assert [probe.reply for probe in (*a, *b)] == [OK, OK, BLOCKED]
     assert not any(address.endswith("@b.test") for asked in pool.asked for address in asked)
@@ -475,3 +479,15 @@ async def test_a_session_is_let_go_while_a_block_is_believed() -> None:
     [probe] = await ask(pool, "user1@a.test")
     assert probe.reply == BLOCKED
     assert (pool.asked, pool.leases, pool.blocks) == ([], 2, [])
+
+
+async def test_a_provider_that_serves_well_is_asked_over_more_sessions_at_once() -> None:
+    pool = FakePool(policies=PolicyBook(ProviderPolicy(sessions=1)))
+
+    def generous(recipients: Sequence[str]) -> Answers:
+        pool.earned = 2
+        return Answers(None, (OK,) * len(recipients))
+
+    pool.script = [generous]
+    await ask(pool, *[f"user{n}" for n in range(100)])
+    assert pool.most == 3

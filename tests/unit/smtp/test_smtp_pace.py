@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.smtp.pace import FLOOR, OBSERVED_S, STEP_S, Pace, Throttle
+from streams.smtp.pace import CEILING_S, FLOOR, OBSERVED_S, STEP_S, Breadth, Pace, Throttle
 from streams.smtp.policy import ProviderPolicy
 
 
@@ -82,3 +82,58 @@ def test_the_measure_moves_on_with_time():
 def test_a_pace_is_blank_while_nothing_is_held_back():
     assert Pace(ProviderPolicy()).blank
     assert not Pace(ProviderPolicy(recipients_per_s=5)).blank
+
+
+def widened(breadth: Breadth, answers: int, now: float = 0.0) -> int:
+    for _ in range(answers):
+        breadth.used = breadth.limit
+        breadth.content(now)
+    return breadth.limit
+
+
+def test_one_session_more_for_as_many_good_answers_as_there_are():
+    breadth = Breadth(4, 10)
+    assert [widened(breadth, 4), widened(breadth, 5), widened(breadth, 500)] == [4, 5, 10]
+
+
+def test_nothing_is_believed_that_was_not_tried():
+    breadth = Breadth(4, 10)
+    breadth.used = 3
+    assert not any(breadth.content(0.0) for _ in range(100))
+    assert breadth.blank
+
+
+def test_without_a_higher_bound_it_stays_as_it_is():
+    assert widened(Breadth(4, 0), 500) == 4
+
+
+def test_a_complaint_halves_the_sessions_and_what_was_too_many_is_left_alone_for_a_while():
+    breadth = Breadth(4, 10)
+    widened(breadth, 500)
+    assert breadth.complained(100.0)
+    assert breadth.limit == 5
+    assert not breadth.complained(101.0), "complaints that come together are one"
+    assert widened(breadth, 500, 100.0 + CEILING_S - 1) == 9
+    assert widened(breadth, 500, 100.0 + CEILING_S) == 10
+
+
+def test_one_session_is_the_least():
+    breadth = Breadth(1, 10)
+    assert not breadth.complained(100.0)
+    assert breadth.limit == 1
+
+
+@given(
+    st.integers(1, 20),
+    st.integers(0, 50),
+    st.lists(st.tuples(st.booleans(), st.integers(0, 60), st.floats(0, 100)), max_size=200),
+)
+def test_sessions_stay_within_their_bounds(least, most, happened):
+    breadth, now = Breadth(least, most), 0.0
+    for good, used, pause in happened:
+        now += pause
+        breadth.used = used
+        before = breadth.limit
+        changed = breadth.content(now) if good else breadth.complained(now)
+        assert 1 <= breadth.limit <= max(least, most)
+        assert changed == (breadth.limit != before)

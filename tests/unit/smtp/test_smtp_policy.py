@@ -57,8 +57,11 @@ def test_a_wrong_name_is_found_when_the_book_is_made():
 
 
 def test_the_large_providers_data_is_sound():
+    default = ProviderPolicy(sessions_max=9)
     for provider in LARGE_PROVIDERS:
-        assert PolicyBook().policy(provider) != ProviderPolicy()
+        policy = PolicyBook(default).policy(provider)
+        assert policy != default
+        assert policy.sessions_max == 0
 
 
 def test_the_provider_table_knows_the_large_providers():
