@@ -10,7 +10,7 @@ import click
 from ops.bench import namespace, page, peers
 from ops.bench.contest import ContestError
 from ops.bench.lists import LISTS
-from ops.bench.run import Plan, measure
+from ops.bench.run import SWEEP, Plan, measure
 from ops.cli.errors import UserError
 
 ON_THEIR_PORTS = (25, 53)
@@ -58,7 +58,7 @@ def engine(  # noqa: PLR0917
         processes=1 if quick else os.cpu_count() or 1,
         ports=ON_THEIR_PORTS if rivals else (0, 0),
         extras=not quick,
-        **({"sweep": (2000,)} if quick else {}),
+        sweep=(2000,) if quick else SWEEP,
     )
     try:
         report = measure(plan, lambda what: click.echo(what, err=True))
