@@ -21,7 +21,7 @@ from streams.engine import Engine, engine, subscribe, table
 from streams.group import Group
 from streams.metrics import Metrics
 from streams.observe import PoolObserver
-from streams.progress import ProgressWatch
+from streams.progress import ProgressWatch, Watched
 from streams.records import Outgoing
 from streams.roles.completion import Completion
 from streams.roles.gate import Gate
@@ -69,6 +69,7 @@ class _Parts:
     core: Core | None = None
     engines: list[Engine] = field(default_factory=list)
     services: list[Service] = field(default_factory=list)
+    _watched: list[Watched] = field(default_factory=list)
     _bindings: list[tuple[Engine, str, tuple[Subscription, ...]]] = field(default_factory=list)
     _chores: list[tuple[Engine, tuple[Chore, ...]]] = field(default_factory=list)
 
@@ -84,10 +85,10 @@ class _Parts:
         }
         for role in roles:
             makers[role](producer)
-        group = Group([producer], self.engines, self.services)
+        group = Group([producer], self.engines, self.services, awaited=[each.settled for each in self._watched])
         for app, role, subscriptions in self._bindings:
             subscribe(app, role, subscriptions, producer=producer, metrics=self.metrics, on_fatal=group.fail)
-        group.also(ProgressWatch(self.engines, self.settings, on_fatal=group.fail))
+        group.also(ProgressWatch(self._watched, self.settings, on_fatal=group.fail))
         for app, chores in self._chores:
             group.also(Chores(app, chores, deliver=producer.deliver, clock=now_ms, on_fatal=group.fail))
         return group
@@ -120,7 +121,8 @@ class _Parts:
     def _retry(self, producer: Producer) -> None:
         retry = RetryService(self.settings, producer, self.metrics, now_ms)
         self.services.append(retry)
-        self.metrics.ready.labels("retry").set_function(lambda: float(retry.started))
+        self._watched.extend(retry.tiers)
+        self.metrics.ready.labels("retry").set_function(lambda: float(retry.settled))
 
     def _completion(self, _: Producer) -> None:
         app = self._engine("completion")
@@ -134,6 +136,7 @@ class _Parts:
     def _engine(self, name: str) -> Engine:
         app = engine(name, self.settings)
         self.engines.append(app)
+        self._watched.append(app)
         self.metrics.ready.labels(name).set_function(lambda: float(app.settled.is_set()))
         return app
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import faust
 import faust.streams
+from aiokafka.errors import KafkaError
 from faust.tables.manager import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -29,6 +30,8 @@ from streams.settings import Settings
 from streams.subscription import Subscription
 from streams.tables import DurableTable, TableDeclaration, app_id
 from streams.wire import read_any_header
+
+logger = logging.getLogger(__name__)
 
 STREAM_BUFFER = 16_384
 """Records that wait in memory for an agent; with Faust's 4,096 the consumer slept (4,200 against 6,000 a second)."""
@@ -49,6 +52,8 @@ class Engine(faust.App):
     """How long a stop waits for work in flight."""
     deliveries: dict[str, Delivery]
     """By the name of the topic on the broker."""
+    starts: dict[TP, int]
+    """Where each source partition is read from since it was assigned, as far as the broker could be asked."""
 
     _assignments: int = 0
     """The rebalance that the partitions of now come from, by its number."""
@@ -154,8 +159,20 @@ class _Consumer(driver.Consumer):
         self.stop_flow()
         self._held.clear()
         self._buffered_partitions.clear()
+        self.app.starts.clear()
         self.app.assigned()
         await super().on_partitions_assigned(assigned, generation_id)
+
+    async def perform_seek(self) -> None:
+        # Whatever Faust reads and throws away after this, the first record that comes shows it (delivery's guard).
+        await super().perform_seek()
+        sources = [tp for tp in self.assignment() if tp.topic in self.app.deliveries]
+        try:
+            earliest = await self.earliest_offsets(*sources) if sources else {}
+        except KafkaError as error:
+            logger.warning("the broker did not tell where partitions begin, so that is not checked: %r", error)
+            return
+        self.app.starts.update({tp: max(self._read_offset[tp] or 0, offset) for tp, offset in earliest.items()})
 
     def pause_partitions(self, tps: Iterable[TP]) -> None:
         tps = set(tps)
@@ -232,7 +249,7 @@ def engine(role: str, settings: Settings) -> Engine:
     app.mailvet = settings
     app.settled = asyncio.Event()
     app.drain_s = settings.drain_s
-    app.deliveries = {}
+    app.deliveries, app.starts = {}, {}
     app.finalize()
     return app
 
@@ -278,11 +295,17 @@ def subscribe(
             subscription,
             deliver=producer.deliver,
             generation=lambda: app.consumer_generation_id,
+            start=_starts(app, subscription.topic),
             on_fatal=on_fatal,
             metrics=metrics,
             acks=acks,
         )
         _bind(app, subscription.topic, delivery)
+
+
+def _starts(app: Engine, topic: Topic) -> Callable[[int], int | None]:
+    name = topic.named(app.mailvet.namespace).name
+    return lambda partition: app.starts.get(TP(name, partition))
 
 
 def _bind(app: Engine, topic: Topic, delivery: Delivery) -> None:

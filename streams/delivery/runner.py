@@ -75,6 +75,7 @@ class Delivery:
         deliver: writes records and returns when the broker has them.
         generation: the group's generation now; a record of another one is never acknowledged.
         on_fatal: told once why nothing more can be promised; the worker has to stop.
+        start: the offset that a partition is read from in this generation; None where that is not known.
         acks: makes the order of acks; tests put a wrong one here.
     """
 
@@ -87,13 +88,14 @@ class Delivery:
         generation: Callable[[], int | None],
         on_fatal: Callable[[Exception], None],
         metrics: Metrics,
+        start: Callable[[int], int | None] = lambda _: None,
         acks: Callable[..., OrderedAcks] = OrderedAcks,
         clock: Callable[[], float] = monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._role, self._subscription, self._topic = role, subscription, subscription.topic.name
         self._deliver, self._generation, self._on_fatal = deliver, generation, on_fatal
-        self._acks, self._clock, self._now = acks, clock, now
+        self._start, self._acks, self._clock, self._now = start, acks, clock, now
         self._lanes: dict[int, _Lane] = {}
         self._concurrency = subscription.concurrency
         self._slots = asyncio.Semaphore(self._concurrency)
@@ -159,8 +161,10 @@ class Delivery:
             return lane
         if lane is not None:
             lane.cancel()  # A rebalance, or Faust went back to the committed offset.
-        lane = _Lane(message.generation_id, self._acks(contiguous=self._subscription.topic.contiguous))
-        self._lanes[message.partition] = lane
+        # A record of an older generation is never acknowledged, so it may begin anywhere.
+        start = self._start(message.partition) if message.generation_id == self._generation() else None
+        acks = self._acks(contiguous=self._subscription.topic.contiguous, start=start)
+        lane = self._lanes[message.partition] = _Lane(message.generation_id, acks)
         return lane
 
     async def _work(self, lane: _Lane, record: Incoming) -> None:

@@ -32,6 +32,7 @@ class World:
     topic: Topic = ADMISSIONS_BULK
     concurrency: int = 10
     generation: int | None = 1
+    start: int | None = None
     acked: list[tuple[int, int]] = field(default_factory=list)
     delivered: list[Outgoing] = field(default_factory=list)
     fatal: list[Exception] = field(default_factory=list)
@@ -48,6 +49,7 @@ class World:
             generation=lambda: self.generation,
             on_fatal=self.fatal.append,
             metrics=self.metrics,
+            start=lambda _: self.start,
             clock=lambda: self.now,
             now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
         )
@@ -321,6 +323,25 @@ async def test_after_a_failure_nothing_is_acknowledged_any_more() -> None:
     assert world.acked == []
     assert [str(each) for each in world.fatal] == ["offset 5 came where 2 was expected"]
     assert isinstance(world.fatal[0], OffsetGap)
+
+
+async def test_records_missing_at_the_start_of_a_generation_stop_the_worker() -> None:
+    world = World(Gates(), start=3)
+    world.feed(5, 6)
+    await settle()
+    assert world.acked == []
+    assert [str(each) for each in world.fatal] == ["offset 5 came where 3 was expected"]
+
+
+async def test_an_older_generation_may_begin_anywhere() -> None:
+    gates = Gates()
+    world = World(gates, start=3)
+    world.feed(9, generation=0)
+    await settle()
+    world.feed(3, 4)
+    gates.open(9, 3, 4)
+    await settle()
+    assert (world.acked, world.fatal) == ([(0, 3), (0, 4)], [])
 
 
 async def test_a_gap_is_no_failure_where_strangers_write() -> None:

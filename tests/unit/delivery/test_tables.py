@@ -8,7 +8,9 @@ from typing import Any
 import faust.streams
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.partitioner import DefaultPartitioner
+from faust.types import TP
 
 from schemas.topics import ADMISSIONS_BULK
 from streams import engine as module
@@ -127,3 +129,52 @@ async def test_the_wait_of_a_fetch_reaches_the_consumer() -> None:
     assert thread._create_worker_consumer(app.transport)._fetch_max_wait_ms == 25
     # The attribute is aiokafka's own, not one that the override invents.
     assert AIOKafkaConsumer(fetch_max_wait_ms=123)._fetch_max_wait_ms == 123
+
+
+# -- where partitions are read from ----------------------------------------------------------------------------------
+
+SOURCE, OTHER, CHANGELOG = TP("t1.source", 0), TP("t1.source", 1), TP("t1.changelog", 0)
+
+
+class Consumer(module._Consumer):
+    """Faust's, whose broker a test plays."""
+
+    earliest: Any = None
+
+    def assignment(self) -> set[TP]:
+        return {SOURCE, OTHER, CHANGELOG}
+
+    async def seek_to_committed(self) -> dict[TP, int | None]:
+        return {SOURCE: 7, OTHER: None, CHANGELOG: None}
+
+    async def earliest_offsets(self, *partitions: TP) -> dict[TP, int]:
+        assert set(partitions) == {SOURCE, OTHER}
+        if isinstance(self.earliest, Exception):
+            raise self.earliest
+        return dict.fromkeys(partitions, self.earliest)
+
+
+def consumer_of(app: Engine, earliest: Any) -> Consumer:
+    app.deliveries["t1.source"] = SimpleNamespace()  # type: ignore[assignment]
+    made = Consumer(app.transport, lambda _: None, lambda _: None, lambda _: None)
+    made.earliest = earliest
+    return made
+
+
+@pytest.mark.parametrize(("earliest", "starts"), [(0, {SOURCE: 7, OTHER: 0}), (9, {SOURCE: 9, OTHER: 9})])
+async def test_a_partition_is_read_from_what_is_committed_or_is_left(
+    app: Engine, earliest: int, starts: dict[TP, int]
+) -> None:
+    await consumer_of(app, earliest).perform_seek()
+    assert app.starts == starts
+
+
+async def test_a_broker_that_does_not_tell_stops_nobody(app: Engine) -> None:
+    await consumer_of(app, KafkaConnectionError("away")).perform_seek()
+    assert app.starts == {}
+
+
+async def test_subscriptions_ask_for_their_own_partitions(app: Engine) -> None:
+    app.starts[TP("t1.mailvet.admissions.bulk.v1", 3)] = 11
+    start = module._starts(app, ADMISSIONS_BULK)
+    assert (start(3), start(4)) == (11, None)
