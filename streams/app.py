@@ -149,6 +149,8 @@ class _Parts:
     def _table(self, app: Engine, name: str) -> DurableTable:
         [declared] = [each for each in TABLES if each.name == name]
         made = table(app, declared, record_key)
+        made.on_outdated = self.metrics.outdated_changes.labels(name).inc
+        self._chores.append((app, (_quiet(lambda _: made.heal()),)))
         self.metrics.table_rows.read(lambda: {(name,): float(len(made))})
         return made
 

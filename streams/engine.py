@@ -10,7 +10,7 @@ import atexit
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import Any, cast
 
@@ -92,6 +92,15 @@ class Engine(faust.App):
         """Changes while tables are recovered."""
         offsets = cast(TableManager, self.tables).recovery.active_offsets.values()
         return sum(offset for offset in offsets if offset is not None)
+
+    def forget_recovered(self, changelog: str, kept: Set[TP]) -> None:
+        """Rows of other partitions are gone: should one come back, its changelog is read from the beginning.
+
+        Faust forgets by itself how far it had read, but not where a rebalance was overtaken by the next.
+        """
+        offsets = cast(TableManager, self.tables).recovery.active_offsets
+        for tp in [tp for tp in offsets if tp.topic == changelog and tp not in kept]:
+            del offsets[tp]
 
     def on_rebalance_start(self) -> None:
         """Partitions are about to change: nothing is served until they are settled. Called in the consumer's thread."""
@@ -272,7 +281,9 @@ def table(app: Engine, declared: TableDeclaration, record_key: Callable[[bytes],
     made.record_key = record_key
 
     async def keep_ours(_app: object, assigned: Iterable[TP], **_: object) -> None:
-        made.keep_only({tp.partition for tp in assigned if tp.topic == made.changelog_topic_name})
+        ours = {tp for tp in assigned if tp.topic == made.changelog_topic_name}
+        made.keep_only({tp.partition for tp in ours})
+        app.forget_recovered(made.changelog_topic_name, ours)
 
     app.on_partitions_assigned.connect(cast(Any, keep_ours), weak=False)
     return made

@@ -42,6 +42,11 @@ class Metrics:
         self.dead_letters = counter("dead_letters", "Records that could not be used.", "role", "reason")
         self.record_seconds = histogram("record_seconds", "From reading a record to its end.", "role", "topic")
         self.records_in_flight = gauge("records_in_flight", "Records being worked on.", "role", "topic")
+        self.outdated_changes = counter(
+            "outdated_changes",
+            "Changes of rows left out of a recovery: their writer had lost the partition, by a pause or a network.",
+            "table",
+        )
         self.ready = gauge("ready", "1 when partitions are assigned and tables recovered.", "role")
 
         # Requests and verdicts: what clients see

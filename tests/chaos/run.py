@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import pickle
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -75,6 +76,9 @@ async def run(
             load = list(asks(samples, tenant=TENANT, key=system.key, seed=seed))
             async with Chaos(system, cluster, seed) as chaos:
                 history = await _under_fire(system, chaos, planned, load, workers(copies))
+            kept = logs / f"history-{seed}.pickle"
+            kept.write_bytes(pickle.dumps(history))
+            system.note(f"the whole history is in {kept}, the workers' logs beside it")
             report = judge(history, TENANT)
             told = system.explain(report, [each.value or b"" for each in history.log("mailvet.results.v1")])
             return Outcome(seed, planned, history, report, told, system.stuck, time.monotonic() - began)
