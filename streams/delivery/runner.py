@@ -57,6 +57,25 @@ class _Lane:
     events: dict[int, Event] = field(default_factory=dict)
     since: dict[int, float] = field(default_factory=dict)
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+    by_key: dict[bytes | None, dict[int, "asyncio.Task[None]"]] = field(default_factory=dict)
+    """The tasks of each key, by offset."""
+
+    def add(self, record: Incoming, task: "asyncio.Task[None]") -> None:
+        """A task begins."""
+        self.tasks.add(task)
+        self.by_key.setdefault(record.key, {})[record.offset] = task
+
+    def remove(self, record: Incoming, task: "asyncio.Task[None]") -> None:
+        """It has ended."""
+        self.tasks.discard(task)
+        of_key = self.by_key[record.key]
+        del of_key[record.offset]
+        if not of_key:
+            del self.by_key[record.key]
+
+    def earlier(self, record: Incoming) -> "list[asyncio.Task[None]]":
+        """The tasks of records with the same key that came before."""
+        return [task for offset, task in self.by_key[record.key].items() if offset < record.offset]
 
     def cancel(self) -> None:
         """Give up: nothing of this lane is acknowledged any more."""
@@ -151,9 +170,10 @@ class Delivery:
         lane.since[message.offset] = self._clock()
         self._records_in.inc()
         self._in_flight.inc()
-        task = asyncio.create_task(self._work(lane, incoming(self._topic, message)))
-        lane.tasks.add(task)
-        task.add_done_callback(lambda task: self._ended(lane, task))
+        record = incoming(self._topic, message)
+        task = asyncio.create_task(self._work(lane, record))
+        lane.add(record, task)
+        task.add_done_callback(lambda task: self._ended(lane, record, task))
 
     def _lane(self, message: Message) -> _Lane:
         lane = self._lanes.get(message.partition)
@@ -174,6 +194,8 @@ class Delivery:
         if changed:
             # Rows first: an output whose row was lost in a crash may be decided otherwise when its record comes again.
             await self._deliver((), changed)
+        if any(output.closing for output in outputs):
+            await self._all_said(lane.earlier(record))
         try:
             await self._deliver(outputs)
         except TooLarge as error:
@@ -181,6 +203,13 @@ class Delivery:
             await self._deliver(outputs)
         self._count_out(outputs)
         self._finish(lane, record)
+
+    async def _all_said(self, tasks: "Sequence[asyncio.Task[None]]") -> None:
+        """Wait for these tasks; where one did not end well, not all is said."""
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._failed or any(task.cancelled() or task.exception() for task in tasks):
+            raise DeliveryFailed("an earlier record of the same key was not delivered")
 
     async def _handle(self, record: Incoming) -> Sequence[Outgoing]:
         try:
@@ -208,8 +237,8 @@ class Delivery:
             del lane.since[offset]
             lane.events.pop(offset).ack()
 
-    def _ended(self, lane: _Lane, task: "asyncio.Task[None]") -> None:
-        lane.tasks.discard(task)
+    def _ended(self, lane: _Lane, record: Incoming, task: "asyncio.Task[None]") -> None:
+        lane.remove(record, task)
         self._slots.release()
         self._in_flight.dec()
         if task.cancelled():

@@ -78,7 +78,7 @@ async def run(
                 history = await _under_fire(system, chaos, planned, load, workers(copies))
             kept = logs / f"history-{seed}.pickle"
             kept.write_bytes(pickle.dumps(history))
-            system.note(f"the whole history is in {kept}, the workers' logs beside it")
+            system.note(f"the whole history and the workers' logs: {logs}")
             report = judge(history, TENANT)
             told = system.explain(report, [each.value or b"" for each in history.log("mailvet.results.v1")])
             return Outcome(seed, planned, history, report, told, system.stuck, time.monotonic() - began)

@@ -3,7 +3,7 @@
 import asyncio
 from asyncio import Future
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -65,12 +65,19 @@ class World:
         while (event := await self.queue.get()) is not None:
             yield event
 
-    def feed(self, *offsets: int, partition: int = 0, generation: int | None = 1, value: bytes = b"x") -> None:
+    def feed(
+        self,
+        *offsets: int,
+        partition: int = 0,
+        generation: int | None = 1,
+        value: bytes = b"x",
+        key: bytes = b"k",
+    ) -> None:
         for offset in offsets:
             message = SimpleNamespace(
                 partition=partition,
                 offset=offset,
-                key=b"k",
+                key=key,
                 value=value,
                 headers=[],
                 timestamp=1.5,
@@ -105,13 +112,14 @@ class Gates:
 
     def __init__(self) -> None:
         self.started: list[tuple[int, int]] = []
+        self.said: dict[tuple[int, int], Sequence[Outgoing]] = {}
         self._gates: dict[tuple[int, int], asyncio.Event] = {}
 
     async def __call__(self, record: Incoming) -> Sequence[Outgoing]:
         place = (record.partition, record.offset)
         self.started.append(place)
         await self._gates.setdefault(place, asyncio.Event()).wait()
-        return [OUT]
+        return self.said.get(place, [OUT])
 
     def open(self, *offsets: int, partition: int = 0) -> None:
         for offset in offsets:
@@ -130,6 +138,48 @@ async def test_what_is_unfinished_is_never_acknowledged_past() -> None:
     await settle()
     assert world.acked == [(0, 5), (0, 6), (0, 7)]
     assert (world.count("records_in", ADMISSIONS_BULK.name), world.count("records_out", RESULTS.name)) == (3, 3)
+
+
+async def test_what_closes_waits_for_earlier_records_of_the_same_key() -> None:
+    gates = Gates()
+    world = World(gates)
+    gates.said[0, 7] = [replace(OUT, closing=True)]
+    world.feed(5, 6, 7)
+    gates.open(6, 7)
+    await settle()
+    assert world.delivered == [OUT], "of 6; 7 waits for 5"
+    gates.open(5)
+    await settle()
+    assert world.delivered == [OUT, OUT, replace(OUT, closing=True)]
+    assert world.acked == [(0, 5), (0, 6), (0, 7)]
+
+
+async def test_what_closes_waits_for_no_other_key_and_for_nothing_later() -> None:
+    gates = Gates()
+    world = World(gates)
+    gates.said[0, 6] = [replace(OUT, closing=True)]
+    world.feed(5, key=b"another")
+    world.feed(6, 7)
+    gates.open(6)
+    await settle()
+    assert world.delivered == [replace(OUT, closing=True)]
+
+
+async def test_what_closes_is_not_said_when_something_before_it_could_not_be() -> None:
+    gates = Gates()
+    world = World(gates)
+    gates.said[0, 6] = [replace(OUT, closing=True)]
+
+    async def broker(records: Sequence[Outgoing], _: Sequence["Future[Any]"]) -> None:
+        if OUT in records:
+            raise DeliveryFailed("refused")
+
+    world.broker = broker
+    world.feed(5, 6)
+    gates.open(5, 6)
+    await settle()
+    assert (world.delivered, world.acked) == ([], [])
+    assert [str(each) for each in world.fatal] == ["refused"]
 
 
 async def test_partitions_do_not_wait_for_each_other() -> None:
