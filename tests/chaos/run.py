@@ -59,8 +59,9 @@ async def run(
     faults: Sequence[Fault] | None = None,
     entry: Sequence[str] = (),
     copies: int = COPIES,
+    answered_s: float = ANSWERED_S,
 ) -> Outcome:
-    """Everything from nothing to the report. ``faults`` and ``entry`` are for runs with a planted defect."""
+    """Everything from nothing to the report. ``faults`` and what follows are for runs with a planted defect."""
     began = time.monotonic()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # Brokers that are away are what this is about.
     nodes = affordable_nodes()
@@ -75,7 +76,8 @@ async def run(
             samples = shuffled([*world.samples(), *world.bulk_addresses(addresses - len(world.samples()))], seed)
             load = list(asks(samples, tenant=TENANT, key=system.key, seed=seed))
             async with Chaos(system, cluster, seed) as chaos:
-                history = await _under_fire(system, chaos, planned, load, workers(copies))
+                await system.start(*workers(copies))
+                history = await _under_fire(system, chaos, planned, load, answered_s)
             kept = logs / f"history-{seed}.pickle"
             kept.write_bytes(pickle.dumps(history))
             system.note(f"the whole history and the workers' logs: {logs}")
@@ -87,9 +89,8 @@ async def run(
 
 
 async def _under_fire(
-    system: Rig, chaos: Chaos, faults: Sequence[Fault], load: Sequence[Ask], names: Sequence[str]
+    system: Rig, chaos: Chaos, faults: Sequence[Fault], load: Sequence[Ask], answered_s: float
 ) -> History:
-    await system.start(*names)
     observer = Observer(system)
     seconds = max((fault.ends_s for fault in faults), default=5.0)
     async with observer.looking(), system.supervised():
@@ -97,7 +98,7 @@ async def _under_fire(
             group.create_task(system.ask_all(load, seconds=seconds))
             group.create_task(chaos.run(faults))
         system.note("all faults are over")
-        await system.results(within=ANSWERED_S)
+        await system.results(within=answered_s)
         system.note("nothing comes any more")
         history = History(
             system.expected,
@@ -105,14 +106,14 @@ async def _under_fire(
             looks=observer.looks,
             outages=any(fault.kind in OUTAGES for fault in faults),
         )
-        await _committed(observer, history)
+        await _committed(observer, history, min(COMMITTED_S, answered_s))
     history.logs = await observer.logs()
     return history
 
 
-async def _committed(observer: Observer, history: History) -> None:
+async def _committed(observer: Observer, history: History, within: float) -> None:
     """Wait until everything is committed, so that what is not is a fault."""
-    deadline = time.monotonic() + COMMITTED_S
+    deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         await asyncio.sleep(1.0)
         if not list(behind(history)):

@@ -146,7 +146,7 @@ def _free(among: Sequence[str], faults: Sequence[Fault], at_s: float, chance: ra
     if free:
         return chance.choice(free), at_s
     name = min(among, key=lambda name: whole[name])
-    return name, whole[name]
+    return name, whole[name] + 0.1
 
 
 def _over_s(fault: Fault) -> float:
