@@ -49,7 +49,7 @@ class Fault:
     @property
     def ends_s(self) -> float:
         """When it heals by itself."""
-        return self.at_s + self.lasts_s
+        return round(self.at_s + self.lasts_s, 1)
 
     def __str__(self) -> str:
         words = (f"{self.at_s:6.1f} s ", str(self.kind), self.target, f"for {self.lasts_s:.1f} s" * (self.lasts_s > 0))
@@ -146,7 +146,7 @@ def _free(among: Sequence[str], faults: Sequence[Fault], at_s: float, chance: ra
     if free:
         return chance.choice(free), at_s
     name = min(among, key=lambda name: whole[name])
-    return name, whole[name] + 0.1
+    return name, whole[name]
 
 
 def _over_s(fault: Fault) -> float:
