@@ -307,6 +307,7 @@ def subscribe(
             deliver=producer.deliver,
             generation=lambda: app.consumer_generation_id,
             start=_starts(app, subscription.topic),
+            hold=_holds(app, subscription.topic),
             on_fatal=on_fatal,
             metrics=metrics,
             acks=acks,
@@ -317,6 +318,17 @@ def subscribe(
 def _starts(app: Engine, topic: Topic) -> Callable[[int], int | None]:
     name = topic.named(app.mailvet.namespace).name
     return lambda partition: app.starts.get(TP(name, partition))
+
+
+def _holds(app: Engine, topic: Topic) -> Callable[[int, bool], None]:
+    name = topic.named(app.mailvet.namespace).name
+
+    def hold(partition: int, held: bool) -> None:
+        # As for a buffer that is full: what was fetched still comes, nothing more is asked for.
+        change = app.consumer.on_buffer_full if held else app.consumer.on_buffer_drop
+        change(TP(name, partition))
+
+    return hold
 
 
 def _bind(app: Engine, topic: Topic, delivery: Delivery) -> None:

@@ -55,6 +55,9 @@ class Metrics:
         self.request_seconds = histogram("request_seconds", "From admission to the summary of a request.", "lane")
         self.address_seconds = histogram("address_seconds", "From admission to the verdict on an address.", "lane")
         self.retries = counter("retries", "Addresses that were sent to a retry tier.", "tier", "reason")
+        self.tasks_put_aside = counter(
+            "tasks_put_aside", "Tasks that waited too long for their provider's turn and come again later.", "lane"
+        )
         self.addresses_in_flight = gauge("addresses_in_flight", "Addresses in dialogue or waiting for one.", "lane")
 
         # SMTP and DNS
@@ -83,6 +86,12 @@ class Metrics:
         # Read at the scrape, so that a worker that is stuck shows what it is stuck on
         self.oldest_unacked_seconds = _AtScrape(
             "oldest_unacked_seconds", "Age of the oldest record that is not acknowledged.", ("role", "topic"), registry
+        )
+        self.unacked_span = _AtScrape(
+            "unacked_span",
+            "Records of a partition from the oldest that is not acknowledged to the newest; of the widest partition.",
+            ("role", "topic"),
+            registry,
         )
         self.smtp_sessions = _AtScrape("smtp_sessions", "Sessions of the pool, by state.", ("state",), registry)
         self.smtp_breakers = _AtScrape("smtp_breakers", "Breakers of providers, by state.", ("state",), registry)

@@ -21,6 +21,10 @@ from streams.tables import changes
 
 logger = logging.getLogger(__name__)
 
+MAX_SPAN = 10_000
+"""Records of a partition from the oldest that is not acknowledged to the newest: what is done behind one that hangs is
+kept in memory, and is done again after a crash. A partition that has come so far is not read on."""
+
 
 class Message(Protocol):
     """What we use of ``faust.types.tuples.Message``. The timestamp is in seconds."""
@@ -59,6 +63,22 @@ class _Lane:
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
     by_key: dict[bytes | None, dict[int, "asyncio.Task[None]"]] = field(default_factory=dict)
     """The tasks of each key, by offset."""
+    held: bool = False
+    """Its partition is not read on."""
+
+    @property
+    def span(self) -> int:
+        """From the oldest record that is not acknowledged to the newest."""
+        oldest, last = self.acks.oldest, self.acks.last
+        return 0 if oldest is None or last is None else last - oldest + 1
+
+    def is_full(self, share: int) -> bool:
+        """It has as much in hand as it may have."""
+        return len(self.tasks) >= share or self.span >= MAX_SPAN
+
+    def has_room(self, share: int) -> bool:
+        """There is room for more than a few."""
+        return len(self.tasks) <= share // 2 and self.span <= MAX_SPAN // 2
 
     def add(self, record: Incoming, task: "asyncio.Task[None]") -> None:
         """A task begins."""
@@ -95,6 +115,7 @@ class Delivery:
         generation: the group's generation now; a record of another one is never acknowledged.
         on_fatal: told once why nothing more can be promised; the worker has to stop.
         start: the offset that a partition is read from in this generation; None where that is not known.
+        hold: stops reading a partition (true) or goes on (false); what was fetched may still come.
         acks: makes the order of acks; tests put a wrong one here.
     """
 
@@ -108,6 +129,7 @@ class Delivery:
         on_fatal: Callable[[Exception], None],
         metrics: Metrics,
         start: Callable[[int], int | None] = lambda _: None,
+        hold: Callable[[int, bool], None] = lambda partition, held: None,
         acks: Callable[..., OrderedAcks] = OrderedAcks,
         clock: Callable[[], float] = monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -116,6 +138,7 @@ class Delivery:
         self._deliver, self._generation, self._on_fatal = deliver, generation, on_fatal
         self._start, self._acks, self._clock, self._now = start, acks, clock, now
         self._lanes: dict[int, _Lane] = {}
+        self._hold, self._share = hold, subscription.share or subscription.concurrency
         self._concurrency = subscription.concurrency
         self._slots = asyncio.Semaphore(self._concurrency)
         self._failed = False
@@ -124,6 +147,7 @@ class Delivery:
         self._in_flight = metrics.records_in_flight.labels(role, self._topic)
         self._seconds = metrics.record_seconds.labels(role, self._topic)
         metrics.oldest_unacked_seconds.read(self.oldest_unacked)
+        metrics.unacked_span.read(self.widest_span)
 
     async def run(self, events: AsyncIterator[Event]) -> None:
         """Work until the stream ends or this task is cancelled; what is unfinished then is not acknowledged."""
@@ -162,6 +186,10 @@ class Delivery:
         firsts = [lane.since[oldest] for lane in self._lanes.values() if (oldest := lane.acks.oldest) in lane.since]
         return {(self._role, self._topic): self._clock() - min(firsts) if firsts else 0.0}
 
+    def widest_span(self) -> Mapping[Labels, float]:
+        """The most records that a partition spans from its oldest unacknowledged one on, for metrics."""
+        return {(self._role, self._topic): float(max((lane.span for lane in self._lanes.values()), default=0))}
+
     def _begin(self, event: Event) -> None:
         message = event.message
         lane = self._lane(message)
@@ -174,6 +202,9 @@ class Delivery:
         task = asyncio.create_task(self._work(lane, record))
         lane.add(record, task)
         task.add_done_callback(lambda task: self._ended(lane, record, task))
+        if lane.is_full(self._share):
+            lane.held = True
+            self._hold(message.partition, True)  # Again with each record that comes: Faust lets go by its own rules.
 
     def _lane(self, message: Message) -> _Lane:
         lane = self._lanes.get(message.partition)
@@ -237,8 +268,15 @@ class Delivery:
             del lane.since[offset]
             lane.events.pop(offset).ack()
 
+    def _let_go(self, lane: _Lane, partition: int) -> None:
+        """Read a partition on that was held back, once there is room again."""
+        if lane.held and self._lanes.get(partition) is lane and lane.has_room(self._share):
+            lane.held = False
+            self._hold(partition, False)
+
     def _ended(self, lane: _Lane, record: Incoming, task: "asyncio.Task[None]") -> None:
         lane.remove(record, task)
+        self._let_go(lane, record.partition)
         self._slots.release()
         self._in_flight.dec()
         if task.cancelled():

@@ -25,6 +25,7 @@ from schemas.topics import (
 )
 from streams.delivery.dead_letters import HEADER
 from streams.roles.gate import ORIGIN
+from streams.roles.probe import PUT_ASIDE
 from tests.chaos.history import LEDGER, Written
 
 Said = tuple[Any, ...]
@@ -51,7 +52,7 @@ def said(record: Written) -> Iterator[Said]:
     elif record.topic in TASKS:
         yield from _of_task("task", record.json, hops=True)
     elif record.topic in RETRIES:
-        yield from _of_task("retry", record.json)
+        yield from _of_task("put aside" if PUT_ASIDE in record.headers else "retry", record.json)
     elif record.topic == ATTEMPTS.name:
         yield from _of_attempt(record.json)
     elif record.topic == RESULTS.name:
@@ -77,7 +78,8 @@ def owed(reader: str, record: Written, tenant: str) -> Iterator[Owed]:
         task = record.json
         for uid, index in _places(task):
             handed_on = ("handed on", uid, index, task["attempt"], task["hops"] + 1)  # type: ignore[operator]
-            yield _answers(uid, index, task["attempt"]) | {handed_on, dead}
+            put_aside = ("put aside", uid, index, task["attempt"])
+            yield _answers(uid, index, task["attempt"]) | {handed_on, put_aside, dead}
     elif record.topic in RETRIES:
         for uid, index in _places(record.json):
             yield frozenset({("task", uid, index, record.json["attempt"]), dead})

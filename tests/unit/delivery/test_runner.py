@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from schemas.pipeline import DeadLetter
 from schemas.topics import ADMISSIONS_BULK, DEADLETTERS, REQUESTS, RESULTS, Topic
-from streams.delivery import Delivery, DeliveryFailed, OffsetGap, TooLarge
+from streams.delivery import Delivery, DeliveryFailed, OffsetGap, TooLarge, runner
 from streams.delivery.dead_letters import HEADER
 from streams.delivery.runner import incoming
 from streams.metrics import Metrics
@@ -33,6 +33,8 @@ class World:
     concurrency: int = 10
     generation: int | None = 1
     start: int | None = None
+    share: int | None = None
+    held: list[tuple[int, bool]] = field(default_factory=list)
     acked: list[tuple[int, int]] = field(default_factory=list)
     delivered: list[Outgoing] = field(default_factory=list)
     fatal: list[Exception] = field(default_factory=list)
@@ -44,12 +46,13 @@ class World:
         self.queue: asyncio.Queue[Any] = asyncio.Queue()
         self.delivery = Delivery(
             "gate",
-            Subscription(self.topic, self.handle, self.concurrency),
+            Subscription(self.topic, self.handle, self.concurrency, share=self.share),
             deliver=self.deliver,
             generation=lambda: self.generation,
             on_fatal=self.fatal.append,
             metrics=self.metrics,
             start=lambda _: self.start,
+            hold=lambda partition, held: self.held.append((partition, held)),
             clock=lambda: self.now,
             now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
         )
@@ -138,6 +141,53 @@ async def test_what_is_unfinished_is_never_acknowledged_past() -> None:
     await settle()
     assert world.acked == [(0, 5), (0, 6), (0, 7)]
     assert (world.count("records_in", ADMISSIONS_BULK.name), world.count("records_out", RESULTS.name)) == (3, 3)
+
+
+async def test_a_partition_that_has_its_share_in_hand_is_not_read_on_and_others_are() -> None:
+    gates = Gates()
+    world = World(gates, share=4)
+    world.feed(0, 1, 2)
+    await settle()
+    assert world.held == []
+    world.feed(3)
+    world.feed(0, partition=1)
+    await settle()
+    assert world.held == [(0, True)]
+    assert (1, 0) in gates.started
+    gates.open(0)
+    await settle()
+    assert world.held == [(0, True)], "not for one"
+    gates.open(2)
+    await settle()
+    assert world.held == [(0, True), (0, False)]
+
+
+async def test_a_partition_with_one_record_that_hangs_is_not_read_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "MAX_SPAN", 6)
+    gates = Gates()
+    world = World(gates)
+    gates.open(*range(1, 6))
+    world.feed(*range(6))
+    await settle()
+    assert world.held == [(0, True)], "five are done, and none can be acknowledged"
+    assert world.delivery.widest_span() == {("gate", ADMISSIONS_BULK.name): 6.0}
+    gates.open(0)
+    await settle()
+    assert world.held == [(0, True), (0, False)]
+    assert len(world.acked) == 6
+    assert world.delivery.widest_span() == {("gate", ADMISSIONS_BULK.name): 0.0}
+
+
+async def test_a_rebalance_lets_nothing_go_that_is_not_held_any_more() -> None:
+    gates = Gates()
+    world = World(gates, share=1)
+    world.feed(0)
+    await settle()
+    world.generation = 2
+    world.delivery.forget()
+    gates.open(0)
+    await settle()
+    assert world.held == [(0, True)]
 
 
 async def test_what_closes_waits_for_earlier_records_of_the_same_key() -> None:
