@@ -14,13 +14,15 @@ from streams.tables import TABLES, app_id
 from tests.chaos.history import LEDGER, READERS, Look, Written
 from tests.chaos.rig import PARTITIONS, Rig
 
-EVERY_S = 1.0
+EVERY_S = 0.5
+Clients = tuple[AIOKafkaAdminClient, AIOKafkaConsumer]
+
 LOOK_S = 8.0
 """A look that takes longer is none: the broker is away."""
 
 
 class Observer:
-    """Looks about once a second from the beginning of the block to its end, past the network that fails."""
+    """Looks about twice a second from the beginning of the block to its end, past the network that fails."""
 
     def __init__(self, system: Rig) -> None:
         self._system = system
@@ -39,16 +41,25 @@ class Observer:
             await asyncio.gather(task, return_exceptions=True)
 
     async def look(self) -> Look:
-        """What is committed, and after that what is there."""
+        """One look."""
+        async with self._clients() as (admin, consumer):
+            return await self._look(admin, consumer)
+
+    @contextlib.asynccontextmanager
+    async def _clients(self) -> AsyncIterator[Clients]:
         bootstrap = self._system.broker.bootstrap
         admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
         async with AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False) as consumer:
-            await admin.start()
             try:
-                committed = await self._committed(admin)
+                await admin.start()
+                yield admin, consumer
             finally:
                 await admin.close()
-            ends = await consumer.end_offsets(self._partitions)
+
+    async def _look(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> Look:
+        """What is committed, and after that what is there."""
+        committed = await self._committed(admin)
+        ends = await consumer.end_offsets(self._partitions)
         at_s = time.monotonic() - self._system.began
         return Look(at_s, committed, {(self._logical[tp.topic], tp.partition): end for tp, end in ends.items()})
 
@@ -56,8 +67,11 @@ class Observer:
         while True:
             # A broker that is away is one of the faults: then there is no look.
             with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    self.looks.append(await self.look())
+                async with self._clients() as (admin, consumer):
+                    while True:
+                        async with asyncio.timeout(LOOK_S):
+                            self.looks.append(await self._look(admin, consumer))
+                        await asyncio.sleep(EVERY_S)
             await asyncio.sleep(EVERY_S)
 
     async def _committed(self, admin: AIOKafkaAdminClient) -> Mapping[tuple[str, str, int], int]:

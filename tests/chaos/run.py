@@ -18,8 +18,8 @@ from tests.chaos.observe import Observer
 from tests.chaos.rig import TENANT, Rig, rig, shuffled
 from tests.chaos.schedule import COPIES, OUTAGES, Fault, schedule, workers
 
-DELAYS_S = "4,8,16"
-"""The retry tiers of a run: an outage of DNS or SMTP is over before the last of them has passed."""
+OPTIONS = {"RETRY_DELAYS_S": "4,8,16"}
+"""Settings of a run: an outage of DNS or SMTP is over before the last tier has passed."""
 
 ANSWERED_S = 150.0
 """From the last fault to the last result, at most."""
@@ -60,6 +60,7 @@ async def run(
     entry: Sequence[str] = (),
     copies: int = COPIES,
     answered_s: float = ANSWERED_S,
+    **options: str,
 ) -> Outcome:
     """Everything from nothing to the report. ``faults`` and what follows are for runs with a planted defect."""
     began = time.monotonic()
@@ -68,7 +69,7 @@ async def run(
     cluster = await asyncio.to_thread(KafkaCluster, nodes)
     config = WorldConfig(bulk_domains=40, bulk_hosts=8, rtt_s=0.01, tarpit_s=30.0)
     try:
-        async with World(config) as world, rig(cluster, world, logs, RETRY_DELAYS_S=DELAYS_S) as system:
+        async with World(config) as world, rig(cluster, world, logs, **(OPTIONS | options)) as system:
             system.note(f"{cluster.name}, {copies} workers of each role")
             system.bootstrap = cluster.front_bootstrap
             system.entry = tuple(entry) or system.entry
