@@ -48,7 +48,8 @@ async def test_a_provider_that_hangs_holds_up_nobody_else_and_no_offsets_for_eve
 
 
 async def test_neither_a_stop_nor_a_rebalance_waits_for_a_dialogue_that_hangs(broker: Broker, tmp_path: Path) -> None:
-    options = {"DIALOGUE_DEADLINE_S": str(DIALOGUE_S), "COMMAND_TIMEOUT_S": str(DIALOGUE_S), "DRAIN_S": "3"}
+    slow = ("DIALOGUE_DEADLINE_S", "COMMAND_TIMEOUT_S", "CONNECT_TIMEOUT_S")
+    options = {**dict.fromkeys(slow, str(DIALOGUE_S)), "DRAIN_S": "3"}
     async with World(CONFIG) as world, rig(broker, world, tmp_path, **options) as system:
         await system.start("gate", "route", "retry", "completion", "probe-1")
         hung, others = split(world, 800)
