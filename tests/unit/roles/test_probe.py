@@ -1,6 +1,7 @@
 """Probe: who is asked for what, and what comes of each answer."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
