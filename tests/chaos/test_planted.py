@@ -27,9 +27,13 @@ FAULTS = (*CRASHES, *REPEATS)
 PATIENT = {"COMMAND_TIMEOUT_S": "10", "CONNECT_TIMEOUT_S": "6"}
 """Servers that never answer keep their tasks in hand for long beside others."""
 
+REBALANCED = frozenset({"cancelled_counts_as_done"})
+"""Shows only in a worker that others come to and leave."""
+
 FOUND_BY = {
     "early_ack": "past",
     "unordered_acks": "past",
+    "cancelled_counts_as_done": "past",
     "dropped_retry": "past",
     "double_charge": "charges",
     "skipped_dead_letter": "unburied",
@@ -50,7 +54,7 @@ async def test_what_our_protection_keeps_out_is_found_without_it(defect: str, mo
         logs=empty(cache_dir() / "chaos" / defect),
         faults=FAULTS,
         entry=("-m", "tests.chaos.planted"),
-        copies=1,
+        copies=2 if defect in REBALANCED else 1,
         answered_s=30.0,
         **PATIENT,
     )
@@ -59,4 +63,4 @@ async def test_what_our_protection_keeps_out_is_found_without_it(defect: str, mo
 
 
 def test_every_defect_has_a_rule() -> None:
-    assert FOUND_BY.keys() <= DEFECTS.keys()
+    assert FOUND_BY.keys() == DEFECTS.keys()
