@@ -212,6 +212,8 @@ class Delivery:
             return lane
         if lane is not None:
             lane.cancel()  # A rebalance, or Faust went back to the committed offset.
+            if lane.held:
+                self._hold(message.partition, False)
         # A record of an older generation is never acknowledged, so it may begin anywhere.
         start = self._start(message.partition) if message.generation_id == self._generation() else None
         acks = self._acks(contiguous=self._subscription.topic.contiguous, start=start)

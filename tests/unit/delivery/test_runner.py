@@ -178,6 +178,16 @@ async def test_a_partition_with_one_record_that_hangs_is_not_read_on_for_ever(mo
     assert world.delivery.widest_span() == {("gate", ADMISSIONS_BULK.name): 0.0}
 
 
+async def test_a_partition_that_begins_anew_is_not_held_for_what_was_before() -> None:
+    gates = Gates()
+    world = World(gates, share=2)
+    world.feed(3, 4)
+    await settle()
+    world.feed(3)  # Faust went back to the committed offset
+    await settle()
+    assert world.held == [(0, True), (0, False)]
+
+
 async def test_a_rebalance_lets_nothing_go_that_is_not_held_any_more() -> None:
     gates = Gates()
     world = World(gates, share=1)
