@@ -129,7 +129,7 @@ class DurableTable(faust.Table[bytes, bytes]):
             key=key,
             value=value,
             partition=partition,
-            headers={} if partition is None else {EPOCH: b"%d" % self._epochs.mine(partition)},
+            headers={EPOCH: b"%d" % self._epoch(partition)},
             key_serializer=key_serializer or self.key_serializer,
             value_serializer=value_serializer or self.value_serializer,
             callback=self._on_changelog_sent,
@@ -137,6 +137,11 @@ class DurableTable(faust.Table[bytes, bytes]):
         )
         changes.get([]).append(future)
         return future
+
+    def _epoch(self, partition: int | None) -> int:
+        """None of ours for another's partition: whatever still changes a row of it is outdated from the start."""
+        ours = partition is not None and (self._ours is None or partition in self._ours)
+        return self._epochs.mine(partition) if ours and partition is not None else 0
 
     def partition_for_key(self, key: bytes) -> int | None:
         """The partition of the record at hand; without one, the partition that such a record would have."""
@@ -177,6 +182,7 @@ class DurableTable(faust.Table[bytes, bytes]):
         """
         self._epochs.begin(partitions & (self._ours or frozenset()))
         self._ours = partitions
+        self._outdated = {key for key in self._outdated if self._partition(key) in partitions}
         rows = self.data.data
         for key in [key for key in rows if self._partition(key) not in partitions]:
             del rows[key]

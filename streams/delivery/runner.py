@@ -192,6 +192,10 @@ class Delivery:
 
     def _begin(self, event: Event) -> None:
         message = event.message
+        if message.generation_id != self._generation():
+            # It is read again, here or elsewhere; rows of its partition may be another's, or not recovered yet.
+            self._slots.release()
+            return
         lane = self._lane(message)
         lane.acks.add(message.offset)
         lane.events[message.offset] = event
@@ -214,9 +218,7 @@ class Delivery:
             lane.cancel()  # A rebalance, or Faust went back to the committed offset.
             if lane.held:
                 self._hold(message.partition, False)
-        # A record of an older generation is never acknowledged, so it may begin anywhere.
-        start = self._start(message.partition) if message.generation_id == self._generation() else None
-        acks = self._acks(contiguous=self._subscription.topic.contiguous, start=start)
+        acks = self._acks(contiguous=self._subscription.topic.contiguous, start=self._start(message.partition))
         lane = self._lanes[message.partition] = _Lane(message.generation_id, acks)
         return lane
 

@@ -182,6 +182,17 @@ async def test_changes_carry_the_epoch_of_their_partition(ledger: DurableTable) 
     assert ledger.headers == [{EPOCH: b"%d" % (10**15 + 1)}]
 
 
+async def test_what_still_changes_a_row_of_another_s_partition_is_outdated_from_the_start(
+    ledger: DurableTable,
+) -> None:
+    home = partition_of(b"a")
+    ledger.apply_changelog_batch([changed(b"a:1", b"x", 20, home), changed(b"a:1", b"late", 10, home)])
+    ledger.keep_only(set(PARTITIONS) - {home})
+    ledger[b"a:1"] = b"y"
+    assert ledger.headers == [{EPOCH: b"0"}]
+    assert ledger.heal() == 0, "its rows are another's to write"
+
+
 async def test_what_is_read_of_a_partition_that_went_elsewhere_is_left_out(ledger: DurableTable) -> None:
     ledger.keep_only({0})
     ledger.apply_changelog_batch([changed(b"a:1", b"x", 10, partition=1), changed(b"b:1", b"x", 10, partition=0)])
