@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     )
     sessions_per_provider: PositiveInt = Field(default=4, description="SMTP sessions open at a time with one provider.")
     sessions_per_provider_max: int = Field(
-        default=10, ge=0, description="How far that grows while a provider serves well; large ones keep to the above."
+        default=16, ge=0, description="How far that grows while a provider serves well; large ones keep to the above."
     )
     sessions_total: PositiveInt = Field(default=1000, description="SMTP sessions open at a time, of all providers.")
     connect_timeout_s: PositiveFloat = Field(

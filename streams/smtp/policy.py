@@ -29,7 +29,7 @@ class ProviderPolicy:
     sessions_max: int = 0
     """How far that number may grow while all are in use and every write is answered well; not at all where it is no
     more than ``sessions``. Postfix as a client goes from 5 to 20 (default_destination_concurrency_limit) and as a
-    server takes 50 of one client; Exim takes 20 in all (smtp_accept_max), of which half should be left to others."""
+    server takes 50 of one client; Exim takes 20 in all (smtp_accept_max), of which some are to be left to others."""
 
     rcpt_per_transaction: int = 100
     """RFC 5321 section 4.5.3.1.8 makes every server take this many; a smaller limit is learned from 452 4.5.3."""
