@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from ipaddress import ip_address
 
 from streams.checks.lists import DATA, suffixes
@@ -68,10 +68,15 @@ def provider_of(route: MailRoute, overrides: Mapping[str, str] | None = None) ->
             if name := _listed(host.name, table):
                 return name
     host = preferred[0]
-    registrable = public_suffixes().privatesuffix(host.name)
-    if registrable is None or registrable == public_suffixes().privatesuffix(route.domain):
-        return min(host.addresses, key=_numeric)
-    return registrable
+    registrable = _registrable(host.name)
+    own = registrable is None or (route.domain.endswith(registrable) and registrable == _registrable(route.domain))
+    return registrable if registrable is not None and not own else min(host.addresses, key=_numeric)
+
+
+@lru_cache(maxsize=16_384)
+def _registrable(name: str) -> str | None:
+    """The domain below the public suffix, under which somebody registered; null where there is none."""
+    return public_suffixes().privatesuffix(name)
 
 
 def _preferred(hosts: tuple[MailHost, ...]) -> list[MailHost]:
