@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -34,7 +34,6 @@ from streams.records import Outgoing
 
 M = TypeVar("M", bound=BaseModel)
 
-REASONS: Final[tuple[str, ...]] = get_args(DeadLetter.model_fields["reason"].annotation)
 ORIGINS: Final = tuple(topic.name for topic in TOPICS if topic not in (DEADLETTERS, RESULTS))
 """What roles read: a dead letter comes from there, and nothing else is ever written by a replay."""
 

@@ -280,6 +280,7 @@ def subscribe(
             generation=lambda: app.consumer_generation_id,
             on_fatal=on_fatal,
             metrics=metrics,
+            dead_letter_limit=app.mailvet.dead_letter_limit,
             acks=acks,
         )
         _bind(app, subscription.topic, delivery)

@@ -17,7 +17,6 @@ from ops.cli.signals import stop_on_signals, unless_stopped
 from ops.deadletters import (
     MAX_REPLAYS,
     ORIGINS,
-    REASONS,
     Filter,
     Letter,
     full_topic,
@@ -29,6 +28,7 @@ from ops.deadletters import (
 )
 from schemas.pipeline import Replayed
 from streams.app import ROLES, now_ms
+from streams.metrics import REASONS
 from streams.settings import Settings
 
 T = TypeVar("T")

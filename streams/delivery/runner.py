@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from streams.delivery.acks import OrderedAcks
 from streams.delivery.dead_letters import dead_letter
 from streams.delivery.producer import DeliveryFailed, TooLarge
+from streams.delivery.recent import Recent
 from streams.metrics import Labels, Metrics
 from streams.records import Incoming, Outgoing, Unusable
 from streams.subscription import Subscription
@@ -75,6 +76,7 @@ class Delivery:
         deliver: writes records and returns when the broker has them.
         generation: the group's generation now; a record of another one is never acknowledged.
         on_fatal: told once why nothing more can be promised; the worker has to stop.
+        dead_letter_limit: the share of dead letters above which a metric asks for attention.
         acks: makes the order of acks; tests put a wrong one here.
     """
 
@@ -87,6 +89,7 @@ class Delivery:
         generation: Callable[[], int | None],
         on_fatal: Callable[[Exception], None],
         metrics: Metrics,
+        dead_letter_limit: float = 0.05,
         acks: Callable[..., OrderedAcks] = OrderedAcks,
         clock: Callable[[], float] = monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -103,6 +106,9 @@ class Delivery:
         self._in_flight = metrics.records_in_flight.labels(role, self._topic)
         self._seconds = metrics.record_seconds.labels(role, self._topic)
         metrics.oldest_unacked_seconds.read(self.oldest_unacked)
+        metrics.expect_dead_letters(role)
+        self._recent = Recent(dead_letter_limit, clock)
+        self._recent.show(metrics, (role, self._topic))
 
     async def run(self, events: AsyncIterator[Event]) -> None:
         """Work until the stream ends or this task is cancelled; what is unfinished then is not acknowledged."""
@@ -148,6 +154,7 @@ class Delivery:
         lane.events[message.offset] = event
         lane.since[message.offset] = self._clock()
         self._records_in.inc()
+        self._recent.begun(max(0.0, self._now().timestamp() - (message.timestamp or 0.0)))
         self._in_flight.inc()
         task = asyncio.create_task(self._work(lane, incoming(self._topic, message)))
         lane.tasks.add(task)
@@ -190,6 +197,7 @@ class Delivery:
 
     def _dead_letter(self, record: Incoming, unusable: Unusable) -> Outgoing:
         self._metrics.dead_letters.labels(self._role, unusable.reason).inc()
+        self._recent.died()
         return dead_letter(record, unusable, role=self._role, at=self._now())
 
     def _count_out(self, outputs: Iterable[Outgoing]) -> None:

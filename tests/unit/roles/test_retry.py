@@ -15,6 +15,7 @@ from schemas.pipeline import Position, Task, TaskItem
 from schemas.topics import DEADLETTERS, RETRIES_5M, TASKS_BULK, TASKS_INTERACTIVE
 from schemas.vocabulary import Lane
 from streams.codec import encode
+from streams.delivery import Recent
 from streams.records import Incoming, Outgoing, Unusable
 from streams.roles.retry import Due, Tier, due, forward
 from tests.unit.roles.support import NOW, NOW_MS, Clock, metrics, run, ticket
@@ -122,8 +123,15 @@ class World:
         self.times: list[int] = []
         self.metrics = metrics()
         self.broken = False
+        self.recent = Recent(0.05)
         self.tier = Tier(
-            RETRIES_5M, DELAY_S, consumer=self.consumer, deliver=self.deliver, metrics=self.metrics, clock=self.clock
+            RETRIES_5M,
+            DELAY_S,
+            consumer=self.consumer,
+            deliver=self.deliver,
+            metrics=self.metrics,
+            recent=self.recent,
+            clock=self.clock,
         )
 
     async def deliver(self, outputs: Sequence[Outgoing]) -> None:
@@ -173,7 +181,13 @@ def test_nothing_is_committed_that_still_waits() -> None:
 def test_a_tier_of_milliseconds_does_not_wait_a_second() -> None:
     world = World()
     world.tier = Tier(
-        RETRIES_5M, 0.05, consumer=world.consumer, deliver=world.deliver, metrics=world.metrics, clock=world.clock
+        RETRIES_5M,
+        0.05,
+        consumer=world.consumer,
+        deliver=world.deliver,
+        metrics=world.metrics,
+        recent=world.recent,
+        clock=world.clock,
     )
     world.append(NOW_MS)
     world.steps(3)
