@@ -18,7 +18,7 @@ from ops.brokers.base import Broker, free_port
 from ops.brokers.embedded import Embedded
 from ops.health import serve
 from schemas.pipeline import DeadLetter
-from schemas.topics import DEADLETTERS, REQUESTS, RESULTS
+from schemas.topics import ATTEMPTS, DAY_MS, DEADLETTERS, REQUESTS, RESULTS
 from streams.access.credentials import HEADER as KEY_HEADER
 from streams.access.credentials import mint
 from streams.app import ROLES, topics_of
@@ -123,6 +123,17 @@ async def test_missing_topics_are_one_line_and_exit_code_2(installation: Install
     assert status == 2
     assert said.startswith("mailvet: topics are missing on the broker (")
     assert said.endswith("): run `mailvet topics apply`\n")
+
+
+async def test_topics_that_keep_records_longer_than_decisions_are_one_line_and_exit_code_2(
+    installed: Installation,
+) -> None:
+    await installed.alter(ATTEMPTS, {**ATTEMPTS.config, "segment.ms": str(7 * DAY_MS)})
+    status, said = await _fails(installed)
+    assert status == 2
+    assert f"{ATTEMPTS.named(installed.namespace).name} keeps records for 10.0 days" in said
+    assert "run `mailvet topics apply`" in said
+    assert said.count("\n") == 1
 
 
 async def test_no_broker_is_one_line_and_exit_code_2(installation: Installation) -> None:

@@ -91,7 +91,7 @@ async def test_a_change_of_a_table_is_waited_for_too(made: Made) -> None:
 
 async def test_silence_is_a_failure_when_the_time_is_over(made: Made) -> None:
     made.kafka.answers = ["silence"]
-    with pytest.raises(DeliveryFailed, match="did not confirm a record for mailvet.results.v1 within"):
+    with pytest.raises(DeliveryFailed, match=r"did not confirm a record for mailvet.results.v1 within"):
         await made.producer.deliver([OUT])
 
 
