@@ -183,7 +183,7 @@ def refusal(letter: Letter, *, now_ms: int, decisions_kept: timedelta, force: bo
         return "it doesn't come from a topic that a role reads"
     if about.reason == "not_authenticated" or _lost_credential(letter, about):
         return "its credential was redacted, so nobody but its client can send it again"
-    if letter.truncated:
+    if letter.truncated or about.reason == "too_large":
         return "only its beginning was kept: its client has to send it again, in smaller requests"
     if hashlib.sha256(letter.value).hexdigest() != about.sha256:
         return "its bytes aren't those that failed"

@@ -17,7 +17,7 @@ from ops.deadletters import Filter, Letter, letter_of, marker_of, refusal, repla
 from schemas.pipeline import Replayed
 from schemas.topics import DEADLETTERS, physical_name
 from streams.records import Outgoing
-from streams.wire import read_any_header
+from streams.wire import read_anything
 
 QUIET_S = 15.0
 """A broker that gives nothing for so long, though there is more, is not waited for."""
@@ -119,7 +119,7 @@ async def opened(bootstrap: str, namespace: str) -> AsyncIterator[Letterbox]:
         UserError: no broker answered, or it has no such topic.
         Unfinished: the broker went away meanwhile.
     """
-    read_any_header()
+    read_anything()
     try:
         async with kafka.consumer(bootstrap) as client:
             yield Letterbox(client, namespace)

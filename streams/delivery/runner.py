@@ -19,6 +19,7 @@ from streams.metrics import Labels, Metrics
 from streams.records import Incoming, Outgoing, Unusable
 from streams.subscription import Subscription
 from streams.tables import changes
+from streams.wire import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class _Lane:
     events: dict[int, Event] = field(default_factory=dict)
     since: dict[int, float] = field(default_factory=dict)
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+    held_bytes: int = 0
 
     def cancel(self) -> None:
         """Give up: nothing of this lane is acknowledged any more."""
@@ -65,6 +67,7 @@ class _Lane:
             task.cancel()
         self.events.clear()
         self.since.clear()
+        self.held_bytes = 0
 
 
 class Delivery:
@@ -142,6 +145,11 @@ class Delivery:
             return None
         return -1 if lane is None or lane.acks.last is None else lane.acks.last
 
+    @property
+    def held_bytes(self) -> int:
+        """The values of the records that are worked on, or wait for their turn to be acknowledged."""
+        return sum(lane.held_bytes for lane in self._lanes.values())
+
     def oldest_unacked(self) -> Mapping[Labels, float]:
         """The age in seconds of the oldest record that is not acknowledged, for metrics."""
         firsts = [lane.since[oldest] for lane in self._lanes.values() if (oldest := lane.acks.oldest) in lane.since]
@@ -152,6 +160,7 @@ class Delivery:
         lane = self._lane(message)
         lane.acks.add(message.offset)
         lane.events[message.offset] = event
+        lane.held_bytes += len(message.value or b"")
         lane.since[message.offset] = self._clock()
         self._records_in.inc()
         self._recent.begun(max(0.0, self._now().timestamp() - (message.timestamp or 0.0)))
@@ -187,6 +196,7 @@ class Delivery:
 
     async def _handle(self, record: Incoming) -> Sequence[Outgoing]:
         try:
+            _refuse_unreadable(record)
             return await self._subscription.handle(record)
         except Unusable as unusable:
             return [self._dead_letter(record, unusable)]
@@ -210,7 +220,9 @@ class Delivery:
         self._seconds.observe(self._clock() - lane.since[record.offset])
         for offset in lane.acks.done(record.offset):
             del lane.since[offset]
-            lane.events.pop(offset).ack()
+            event = lane.events.pop(offset)
+            lane.held_bytes -= len(event.message.value or b"")
+            event.ack()
 
     def _ended(self, lane: _Lane, task: "asyncio.Task[None]") -> None:
         lane.tasks.discard(task)
@@ -249,6 +261,12 @@ def incoming(topic: str, message: Message) -> Incoming:
         repeated=frozenset(repeated),
         timestamp_ms=round(max(message.timestamp or 0.0, 0.0) * 1000),
     )
+
+
+def _refuse_unreadable(record: Incoming) -> None:
+    """A batch that was not unpacked (:mod:`streams.wire`). Whoever writes that header himself has a dead letter too."""
+    if UNREADABLE in record.headers:
+        raise Unusable("too_large", "its batch can't be unpacked, or not to a bearable size")
 
 
 def _rises(lane: _Lane, message: Message) -> bool:

@@ -27,7 +27,7 @@ from streams.records import Incoming, Outgoing, Unusable
 from streams.roles.judge import LANES
 from streams.settings import Settings
 from streams.tables import app_id
-from streams.wire import read_any_header
+from streams.wire import read_anything
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class RetryService(Service):
 
     async def on_started(self) -> None:
         """Consume every tier until the service stops."""
-        read_any_header()
+        read_anything()
         self._metrics.expect_dead_letters(ROLE)
         for topic, delay_s in zip(TIERS, self._settings.retry_delays_s, strict=True):
             self.add_future(self._consume(topic, delay_s))

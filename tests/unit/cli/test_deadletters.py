@@ -98,6 +98,7 @@ def test_a_count_that_is_none_is_as_many_as_may_be(count: bytes) -> None:
         (letter("invalid", topic=REQUESTS.name, headers={"mailvet-key": b"mv_x"}), "nobody but its client"),
         (letter(topic=ADMISSIONS_BULK.name, headers={"mailvet-key-sha256": b"00"}), "nobody but its client"),
         (letter(value=b"x" * 600_000), "only its beginning was kept"),
+        (letter("too_large"), "in smaller requests"),
         (letter(key=b"k" * 5000), "may have been cut"),
         (letter(age=KEPT), "older than decisions are kept"),
         (letter(topic=RESULTS.name), "topic that a role reads"),
