@@ -35,6 +35,10 @@ ROLE = "retry"
 MAX_WAIT_S = 1.0
 """How long the consumer waits for records before it looks at the clock again."""
 
+SPREAD = 0.05
+"""Partitions of a tier wait up to so much of its delay longer, each its own part, so that what was told "later" in one
+moment (an outage, a restart) does not come back in one moment. Nothing is early, and nobody overtakes."""
+
 BATCH = 500
 BACK_OFF_S = 1.0
 LEAVE_S = 5.0
@@ -56,6 +60,11 @@ def due(records: Sequence[Incoming], delay_ms: int, now_ms: int) -> Due:
         if wake_ms > now_ms:
             return Due(tuple(records[:place]), record.offset, wake_ms)
     return Due(tuple(records))
+
+
+def spread(delay_ms: int, partition: int) -> int:
+    """The delay of one partition of a tier: the same after a restart. Neighbours lie far apart (golden ratio)."""
+    return delay_ms + round(delay_ms * SPREAD * (partition * 0.6180339887 % 1))
 
 
 def forward(record: Incoming) -> Outgoing:
@@ -129,7 +138,7 @@ class Tier(ConsumerRebalanceListener):  # type: ignore[misc]
         return max(1, min(nearest - self._clock(), round(MAX_WAIT_S * 1000)))
 
     async def _work(self, partition: TopicPartition, records: Sequence[Incoming]) -> None:
-        found = due(records, self._delay_ms, self._clock())
+        found = due(records, spread(self._delay_ms, partition.partition), self._clock())
         if found.rest is not None and found.wake_ms is not None:
             self._hold(partition, found.rest, found.wake_ms)
         if found.ready:
