@@ -85,6 +85,7 @@ class _Parts:
         for role in roles:
             makers[role](producer)
         group = Group([producer], self.engines, self.services)
+        self.metrics.decisions_kept_seconds.read(lambda: {(): self.settings.decisions_kept.total_seconds()})
         for app, role, subscriptions in self._bindings:
             subscribe(app, role, subscriptions, producer=producer, metrics=self.metrics, on_fatal=group.fail)
         group.also(ProgressWatch(self.engines, self.settings, on_fatal=group.fail))

@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     )
     data_dir: str = Field(default="", description="Where Faust keeps table files; a temporary folder when empty.")
 
+    dead_letter_limit: float = Field(
+        default=0.05, gt=0.0, le=1.0, description="A larger share of dead letters in five minutes raises an alert."
+    )
+
     # Gate
     dev_key: SecretStr = Field(default=SecretStr(""), description="A bearer key that is admitted as it stands.")
     dev_daily_quota: PositiveInt = Field(default=1_000_000, description="Addresses that key may ask for in a UTC day.")

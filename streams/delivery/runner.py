@@ -14,10 +14,12 @@ from typing import Any, Protocol
 from streams.delivery.acks import OrderedAcks
 from streams.delivery.dead_letters import dead_letter
 from streams.delivery.producer import DeliveryFailed, TooLarge
+from streams.delivery.recent import Recent
 from streams.metrics import Labels, Metrics
 from streams.records import Incoming, Outgoing, Unusable
 from streams.subscription import Subscription
 from streams.tables import changes
+from streams.wire import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class _Lane:
     events: dict[int, Event] = field(default_factory=dict)
     since: dict[int, float] = field(default_factory=dict)
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+    held_bytes: int = 0
 
     def cancel(self) -> None:
         """Give up: nothing of this lane is acknowledged any more."""
@@ -64,6 +67,7 @@ class _Lane:
             task.cancel()
         self.events.clear()
         self.since.clear()
+        self.held_bytes = 0
 
 
 class Delivery:
@@ -75,6 +79,7 @@ class Delivery:
         deliver: writes records and returns when the broker has them.
         generation: the group's generation now; a record of another one is never acknowledged.
         on_fatal: told once why nothing more can be promised; the worker has to stop.
+        dead_letter_limit: the share of dead letters above which a metric asks for attention.
         acks: makes the order of acks; tests put a wrong one here.
     """
 
@@ -87,6 +92,7 @@ class Delivery:
         generation: Callable[[], int | None],
         on_fatal: Callable[[Exception], None],
         metrics: Metrics,
+        dead_letter_limit: float = 0.05,
         acks: Callable[..., OrderedAcks] = OrderedAcks,
         clock: Callable[[], float] = monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -103,6 +109,9 @@ class Delivery:
         self._in_flight = metrics.records_in_flight.labels(role, self._topic)
         self._seconds = metrics.record_seconds.labels(role, self._topic)
         metrics.oldest_unacked_seconds.read(self.oldest_unacked)
+        metrics.expect_dead_letters(role)
+        self._recent = Recent(dead_letter_limit, clock)
+        self._recent.show(metrics, (role, self._topic))
 
     async def run(self, events: AsyncIterator[Event]) -> None:
         """Work until the stream ends or this task is cancelled; what is unfinished then is not acknowledged."""
@@ -136,6 +145,11 @@ class Delivery:
             return None
         return -1 if lane is None or lane.acks.last is None else lane.acks.last
 
+    @property
+    def held_bytes(self) -> int:
+        """The values of the records that are worked on, or wait for their turn to be acknowledged."""
+        return sum(lane.held_bytes for lane in self._lanes.values())
+
     def oldest_unacked(self) -> Mapping[Labels, float]:
         """The age in seconds of the oldest record that is not acknowledged, for metrics."""
         firsts = [lane.since[oldest] for lane in self._lanes.values() if (oldest := lane.acks.oldest) in lane.since]
@@ -146,8 +160,10 @@ class Delivery:
         lane = self._lane(message)
         lane.acks.add(message.offset)
         lane.events[message.offset] = event
+        lane.held_bytes += len(message.value or b"")
         lane.since[message.offset] = self._clock()
         self._records_in.inc()
+        self._recent.begun(max(0.0, self._now().timestamp() - (message.timestamp or 0.0)))
         self._in_flight.inc()
         task = asyncio.create_task(self._work(lane, incoming(self._topic, message)))
         lane.tasks.add(task)
@@ -180,6 +196,7 @@ class Delivery:
 
     async def _handle(self, record: Incoming) -> Sequence[Outgoing]:
         try:
+            _refuse_unreadable(record)
             return await self._subscription.handle(record)
         except Unusable as unusable:
             return [self._dead_letter(record, unusable)]
@@ -190,6 +207,7 @@ class Delivery:
 
     def _dead_letter(self, record: Incoming, unusable: Unusable) -> Outgoing:
         self._metrics.dead_letters.labels(self._role, unusable.reason).inc()
+        self._recent.died()
         return dead_letter(record, unusable, role=self._role, at=self._now())
 
     def _count_out(self, outputs: Iterable[Outgoing]) -> None:
@@ -202,7 +220,9 @@ class Delivery:
         self._seconds.observe(self._clock() - lane.since[record.offset])
         for offset in lane.acks.done(record.offset):
             del lane.since[offset]
-            lane.events.pop(offset).ack()
+            event = lane.events.pop(offset)
+            lane.held_bytes -= len(event.message.value or b"")
+            event.ack()
 
     def _ended(self, lane: _Lane, task: "asyncio.Task[None]") -> None:
         lane.tasks.discard(task)
@@ -241,6 +261,12 @@ def incoming(topic: str, message: Message) -> Incoming:
         repeated=frozenset(repeated),
         timestamp_ms=round(max(message.timestamp or 0.0, 0.0) * 1000),
     )
+
+
+def _refuse_unreadable(record: Incoming) -> None:
+    """A batch that was not unpacked (:mod:`streams.wire`). Whoever writes that header himself has a dead letter too."""
+    if UNREADABLE in record.headers:
+        raise Unusable("too_large", "its batch can't be unpacked, or not to a bearable size")
 
 
 def _rises(lane: _Lane, message: Message) -> bool:

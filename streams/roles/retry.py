@@ -20,19 +20,24 @@ from mode import Service
 from schemas.pipeline import Task
 from schemas.topics import TIERS, Topic
 from streams.codec import decode
-from streams.delivery import Producer, dead_letter
+from streams.delivery import Producer, Recent, dead_letter
 from streams.kafka import client_options
 from streams.metrics import Metrics
 from streams.records import Incoming, Outgoing, Unusable
 from streams.roles.judge import LANES
 from streams.settings import Settings
 from streams.tables import app_id
+from streams.wire import read_anything
 
 logger = logging.getLogger(__name__)
 
 ROLE = "retry"
 MAX_WAIT_S = 1.0
 """How long the consumer waits for records before it looks at the clock again."""
+
+SPREAD = 0.05
+"""Partitions of a tier wait up to so much of its delay longer, each its own part, so that what was told "later" in one
+moment (an outage, a restart) does not come back in one moment. Nothing is early, and nobody overtakes."""
 
 BATCH = 500
 BACK_OFF_S = 1.0
@@ -55,6 +60,11 @@ def due(records: Sequence[Incoming], delay_ms: int, now_ms: int) -> Due:
         if wake_ms > now_ms:
             return Due(tuple(records[:place]), record.offset, wake_ms)
     return Due(tuple(records))
+
+
+def spread(delay_ms: int, partition: int) -> int:
+    """The delay of one partition of a tier: the same after a restart. Neighbours lie far apart (golden ratio)."""
+    return delay_ms + round(delay_ms * SPREAD * (partition * 0.6180339887 % 1))
 
 
 def forward(record: Incoming) -> Outgoing:
@@ -88,9 +98,11 @@ class Tier(ConsumerRebalanceListener):  # type: ignore[misc]
         consumer: Consumer,
         deliver: Deliver,
         metrics: Metrics,
+        recent: Recent,
         clock: Callable[[], int],
     ) -> None:
         self._topic = topic
+        self._recent = recent
         self._delay_ms = round(delay_s * 1000)
         self._consumer = consumer
         self._deliver = deliver
@@ -126,10 +138,11 @@ class Tier(ConsumerRebalanceListener):  # type: ignore[misc]
         return max(1, min(nearest - self._clock(), round(MAX_WAIT_S * 1000)))
 
     async def _work(self, partition: TopicPartition, records: Sequence[Incoming]) -> None:
-        found = due(records, self._delay_ms, self._clock())
+        found = due(records, spread(self._delay_ms, partition.partition), self._clock())
         if found.rest is not None and found.wake_ms is not None:
             self._hold(partition, found.rest, found.wake_ms)
         if found.ready:
+            self._recent.begun((self._clock() - found.ready[0].timestamp_ms) / 1000, len(found.ready))
             outputs = [self._output(record) for record in found.ready]
             await self._deliver(outputs)
             self._metrics.records_in.labels(ROLE, self._topic.name).inc(len(outputs))
@@ -150,6 +163,7 @@ class Tier(ConsumerRebalanceListener):  # type: ignore[misc]
             return forward(record)
         except Unusable as unusable:
             self._metrics.dead_letters.labels(ROLE, unusable.reason).inc()
+            self._recent.died()
             return dead_letter(record, unusable, role=ROLE, at=datetime.fromtimestamp(self._clock() / 1000, UTC))
 
     async def _commit(self, partition: TopicPartition, offset: int) -> None:
@@ -173,18 +187,22 @@ class RetryService(Service):
 
     async def on_started(self) -> None:
         """Consume every tier until the service stops."""
+        read_anything()
+        self._metrics.expect_dead_letters(ROLE)
         for topic, delay_s in zip(TIERS, self._settings.retry_delays_s, strict=True):
             self.add_future(self._consume(topic, delay_s))
 
     async def _consume(self, topic: Topic, delay_s: float) -> None:
+        recent = Recent(self._settings.dead_letter_limit)
+        recent.show(self._metrics, (ROLE, topic.name))
         while not self.should_stop:
             try:
-                await self._session(topic, delay_s)
+                await self._session(topic, delay_s, recent)
             except KafkaError as error:
                 self.log.warning("%s: %r; beginning again at what was committed", topic.name, error)
                 await self.sleep(BACK_OFF_S)
 
-    async def _session(self, topic: Topic, delay_s: float) -> None:
+    async def _session(self, topic: Topic, delay_s: float, recent: Recent) -> None:
         """One consumer, from its start to the first error: a new one begins at the committed offset."""
         consumer = AIOKafkaConsumer(
             **client_options(self._settings, f"mailvet-{ROLE}"),
@@ -196,7 +214,13 @@ class RetryService(Service):
             fetch_max_wait_ms=self._settings.fetch_wait_ms,
         )
         tier = Tier(
-            topic, delay_s, consumer=consumer, deliver=self._producer.deliver, metrics=self._metrics, clock=self._clock
+            topic,
+            delay_s,
+            consumer=consumer,
+            deliver=self._producer.deliver,
+            metrics=self._metrics,
+            recent=recent,
+            clock=self._clock,
         )
         await consumer.start()
         try:
