@@ -1,7 +1,6 @@
 """A server's reply (RFC 5321 section 4.2) as a value, and the parser that makes replies of bytes."""
 
 import re
-from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -62,7 +61,7 @@ class ReplyParser:
     __slots__ = ("_code", "_lines", "_rest", "_unread")
 
     def __init__(self) -> None:
-        self._unread: deque[bytes] = deque()
+        self._unread: list[bytes] = []
         self._rest = b""
         self._code = 0
         self._lines: list[str] = []
@@ -75,7 +74,7 @@ class ReplyParser:
     def feed(self, data: bytes) -> None:
         """Take what came from the socket; :meth:`next_reply` until None before the next bytes are fed."""
         *lines, self._rest = (self._rest + data).split(b"\n")
-        self._unread.extend(lines)
+        self._unread += lines
 
     def next_reply(self) -> Reply | None:
         """The next complete reply, or None when more bytes are needed.
@@ -83,7 +82,7 @@ class ReplyParser:
         :raises RemoteProtocolError: what came is no reply, or a longer one than anybody has reason to send.
         """
         while self._unread:
-            if reply := self._take(self._unread.popleft()):
+            if reply := self._take(self._unread.pop(0)):
                 return reply
         if len(self._rest) > MAX_LINE:
             raise RemoteProtocolError(f"a reply line of more than {MAX_LINE} octets")

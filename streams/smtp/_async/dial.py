@@ -23,7 +23,14 @@ from aiosmtplib import (
 
 from schemas.vocabulary import Stage
 from streams.smtp._async.link import MAX_UNREAD, AsyncLink, StreamLink
-from streams.smtp.errors import DialAttempt, DialFailed, DialFailure, RemoteProtocolError, is_local
+from streams.smtp.errors import (
+    DialAttempt,
+    DialFailed,
+    DialFailure,
+    LocalProtocolError,
+    RemoteProtocolError,
+    is_local,
+)
 from streams.smtp.exchange import Capabilities
 from streams.smtp.hosts import Host
 from streams.smtp.replies import Reply, ReplyParser
@@ -228,23 +235,26 @@ class _Opening:
 
 
 class DialledLink(StreamLink):
-    """The connection after the hand-over; aiosmtplib stays at hand for STARTTLS."""
+    """The connection after the hand-over; aiosmtplib stays at hand where STARTTLS may be wanted, and only there."""
 
     __slots__ = ("_opening", "capabilities")
 
     def __init__(self, opening: _Opening) -> None:
         super().__init__(opening.transport)
         self.capabilities = opening.capabilities()
-        self._opening = opening
+        self._opening = opening if self.capabilities.starttls else None
 
     async def start_tls(self, timeout: float) -> None:
+        opening, self._opening = self._opening, None
+        if opening is None:
+            raise LocalProtocolError("STARTTLS where it was not offered")
         try:
             async with asyncio.timeout(timeout):
-                await self._opening.secure()
+                await opening.secure()
         except TimeoutError:
-            raise self._opening.failed(DialFailure.TIMEOUT, "the time for a session ran out") from None
-        self._take_over(self._opening.transport)
-        self.capabilities = self._opening.capabilities()
+            raise opening.failed(DialFailure.TIMEOUT, "the time for a session ran out") from None
+        self._take_over(opening.transport)
+        self.capabilities = opening.capabilities()
 
 
 def _shape(code: int, lines: Sequence[str]) -> tuple[int, int]:
