@@ -10,7 +10,7 @@ from schemas.vocabulary import Lane
 from streams.checks.dialogue import Prober
 from streams.checks.lists import Lists
 from streams.checks.precheck import Precheck
-from streams.checks.providers import directory, shard_name
+from streams.checks.providers import directory
 from streams.checks.reply_rules import load_rules
 from streams.checks.suggest import public_suffixes
 from streams.checks.verify import Verifier
@@ -20,6 +20,7 @@ from streams.smtp._async.pool import AsyncSMTPPool
 from streams.smtp.identity import Identity
 from streams.smtp.lifecycle import Event, Notice
 from streams.smtp.policy import PolicyBook, ProviderPolicy
+from streams.smtp.shards import shard_name
 
 
 class Observer(Protocol):

@@ -38,11 +38,13 @@ class AsyncSMTPConnection:
         "idle_since",
         "key",
         "max_age_s",
+        "place",
         "policy",
         "provider",
         "session",
         "state",
         "uses",
+        "way",
     )
 
     def __init__(
@@ -57,14 +59,18 @@ class AsyncSMTPConnection:
         chance: float = 0.0,
         window: ErrorWindow | None = None,
         pace: Pace | None = None,
+        way: str = "",
     ) -> None:
         self.provider = provider
+        self.way = way
+        """The name of the way out; "" where the pool was given none."""
+        self.place = (provider, way)
         self.policy = policy
         self.host: Host | None = None
         self.key = ("", 0)
         """Address and port of the socket."""
         self.session = Session()
-        self.state = recorder.move(provider, None, None, Life.DIALLING, "lease")
+        self.state = recorder.move(provider, None, None, Life.DIALLING, "lease", way=way)
         self.born = self.idle_since = self.checked_at = clock()
         self.max_age_s = rules.max_age(policy, chance)
         self.uses = 0
@@ -183,7 +189,7 @@ class AsyncSMTPConnection:
             self._window.add(now, failed=self.session.ended is not None)
             changes = self._pace.judge(now, told_off=exchange.told_off, stalled=self._stalled, ended=self.session.ended)
         for change in changes:
-            self._recorder.notice(Kind.PACE, self.provider, change, host=self.host)
+            self._recorder.notice(Kind.PACE, self.provider, change, host=self.host, way=self.way)
 
     def _silence(self, exchange: Exchange, *, stalled: bool) -> None:
         if stalled:
@@ -244,7 +250,7 @@ class AsyncSMTPConnection:
 
     def move(self, after: Life, cause: str) -> None:
         """Take the next state and tell of it."""
-        self.state = self._recorder.move(self.provider, self.host, self.state, after, cause)
+        self.state = self._recorder.move(self.provider, self.host, self.state, after, cause, way=self.way)
 
     def dialling(self, host: Host) -> None:
         """The dial goes to ``host`` now; it may be the second one, or the same again."""
@@ -314,7 +320,7 @@ class AsyncSMTPConnection:
     def view(self) -> ConnectionView:
         """For the snapshot."""
         age = self._clock() - self.born
-        return ConnectionView(self.provider, self.host, self.state, age, self.uses, self.errors_left)
+        return ConnectionView(self.provider, self.host, self.state, age, self.uses, self.errors_left, self.way)
 
     def _open_link(self) -> AsyncLink:
         if self._link is None:

@@ -37,6 +37,7 @@ class FakeConnection:
     pool: "FakePool"
     host: Host
     provider: str
+    way: str = ""
     room: int = 10
     uses: int = 1
     capabilities: Capabilities = field(default_factory=Capabilities)
@@ -77,21 +78,26 @@ class FakePool:
     services: int = 0
     earned: int = 0
 
-    def report_block(self, provider: str, domain: str, reply: Reply, stage: Stage) -> None:
+    def way(self, provider: str, source: str | None = None) -> str:
+        return source or ""
+
+    def report_block(self, provider: str, domain: str, reply: Reply, stage: Stage, *, source: str) -> None:
         assert provider == "p"
         self.blocks.append((domain, reply, stage))
 
-    def report_service(self, provider: str) -> None:
+    def report_service(self, provider: str, *, source: str) -> None:
         self.services += 1
 
-    def sessions(self, provider: str) -> int:
+    def sessions(self, provider: str, source: str) -> int:
         return self.policies.policy(provider).sessions + self.earned
 
     def blocked(self, provider: str) -> bool:
         return len(self.blocks) >= self.block_after
 
     @asynccontextmanager
-    async def lease(self, provider: str, hosts: Sequence[Host], *, timeout: float) -> AsyncIterator[FakeConnection]:
+    async def lease(
+        self, provider: str, hosts: Sequence[Host], *, timeout: float, source: str
+    ) -> AsyncIterator[FakeConnection]:
         self.leases += 1
         self.open += 1
         self.most = max(self.most, self.open)
@@ -99,7 +105,7 @@ class FakePool:
             await asyncio.sleep(0)
             if self.failures and (failure := self.failures.pop(0)) is not None:
                 raise failure
-            yield FakeConnection(self, hosts[0], provider, uses=self.uses, capabilities=self.capabilities)
+            yield FakeConnection(self, hosts[0], provider, uses=self.uses, capabilities=self.capabilities, way=source)
         finally:
             self.open -= 1
 

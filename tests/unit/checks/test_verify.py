@@ -157,7 +157,14 @@ async def test_250_of_a_provider_that_hides_mailboxes_says_nothing() -> None:
 async def test_what_the_prober_is_told() -> None:
     prober = FakeProber()
     await verify(verifier(prober, timeout_s=7.0, catch_all_probe=False), "user@a.test")
-    assert prober.options == [{"provider": "provider.test", "catch_all_probe": False, "lane": None, "timeout": 7.0}]
+    [told] = prober.options
+    assert told == {
+        "provider": "provider.test",
+        "catch_all_probe": False,
+        "lane": None,
+        "timeout": 7.0,
+        "source": None,
+    }
 
 
 async def test_only_those_who_heard_later_are_asked_again_after_each_delay() -> None:

@@ -208,11 +208,15 @@ def test_depth_dns_is_answered_when_dns_answers_again() -> None:
 def test_what_is_asked_says_how() -> None:
     world = World(dialogue_deadline_s=60.0)
     world.handle(task(["ok@x.example"], lane=Lane.INTERACTIVE, options={"catch_all_probe": False}))
-    assert world.prober.asked == [
-        ("example.net", ("ok@x.example",), {"catch_all_probe": False, "lane": Lane.INTERACTIVE, "timeout": 60.0})
-    ]
+    told = {"catch_all_probe": False, "lane": Lane.INTERACTIVE, "timeout": 60.0, "source": None}
+    assert world.prober.asked == [("example.net", ("ok@x.example",), told)]
     world.handle(task(["ok@x.example"], verdict_by=NOW + timedelta(seconds=7)))
-    assert world.prober.asked[-1][2] == {"catch_all_probe": True, "lane": Lane.BULK, "timeout": 7.0}
+    assert world.prober.asked[-1][2] == {
+        "catch_all_probe": True,
+        "lane": Lane.BULK,
+        "timeout": 7.0,
+        "source": None,
+    }
 
 
 def test_time_spent_waiting_for_a_turn_is_told() -> None:

@@ -14,6 +14,7 @@ from streams.smtp.exchange import Capabilities
 from streams.smtp.hosts import Host
 from streams.smtp.identity import Identity
 from streams.smtp.policy import PolicyBook, ProviderPolicy
+from streams.smtp.ways import Way
 
 T = TypeVar("T")
 IDENTITY = Identity("probe.test", "postmaster@probe.test")
@@ -148,7 +149,7 @@ class FakeNet:
     async def __call__(
         self,
         host: Host,
-        helo: str,
+        way: Way,
         *,
         starttls: bool,
         step_timeout_s: float,

@@ -61,7 +61,7 @@ class Net:
         self.links: list[FakeLink] = []
         self.error: BaseException | None = None
 
-    def __call__(self, host, helo, *, starttls, step_timeout_s, timeout_s, on_greeting) -> FakeLink:
+    def __call__(self, host, way, *, starttls, step_timeout_s, timeout_s, on_greeting) -> FakeLink:
         if self.error:
             raise self.error
         on_greeting()
