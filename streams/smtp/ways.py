@@ -181,7 +181,9 @@ class Ways:
 
     def failed(self, way: str, now: float, chance: float) -> bool:
         """No host was reached for the way's own sake; true when it is left alone from now on."""
-        breaker = self._breakers[way]
+        breaker = self._breakers.get(way)
+        if breaker is None:
+            return False
         before = breaker.opened
         breaker.failed(object(), now, chance)
         return breaker.opened > before

@@ -123,6 +123,8 @@ class _Opening:
                 code, text = self.client.connect(self.host.address, self.host.port)
             else:
                 code, text = self._connect_through(self.way.proxy)
+        except DialFailed:
+            raise
         except smtplib.SMTPException as error:
             self.stage = Stage.BANNER
             raise self._lost(error) from error
