@@ -40,7 +40,13 @@ ANSWERS = {"missing": REFUSED, "grey": GREYLISTED, "slow": Probe(Stage.RCPT, fai
 
 
 def task(
-    addresses: list[str], *, attempt: int = 1, provider: str = "example.net", hops: int = 0, **changes: Any
+    addresses: list[str],
+    *,
+    attempt: int = 1,
+    provider: str = "example.net",
+    hops: int = 0,
+    source: str | None = None,
+    **changes: Any,
 ) -> Incoming:
     items = tuple(
         TaskItem(positions=(Position(index=index, input=text),), address=text) for index, text in enumerate(addresses)
@@ -51,6 +57,7 @@ def task(
         items=items,
         attempt=attempt,
         hops=hops,
+        source=source,
         created_at=NOW,
     )
     return Log(TASKS_BULK.name).append(encode(record), f"{provider}#0".encode())
@@ -136,6 +143,34 @@ def test_the_servers_own_hint_chooses_the_tier(seconds: int, tier: str) -> None:
     reply = Reply(450, (f"4.7.1 Greylisted, please try again in {seconds} seconds",))
     outputs = World(answers={"grey": Probe(Stage.RCPT, reply=reply)}).handle(task(["grey@x.example"]))
     assert [output.topic for output in outputs[1:]] == [tier]
+
+
+@pytest.mark.parametrize(
+    ("asked_by", "answer", "before", "after"),
+    [
+        ("eu-2", GREYLISTED, None, "eu-2"),
+        ("eu-2", GREYLISTED, "eu-1", "eu-2"),
+        ("", GREYLISTED, None, None),
+        ("eu-2", ANSWERS["slow"], "eu-1", "eu-1"),
+        ("eu-2", ANSWERS["slow"], None, None),
+    ],
+)
+def test_who_was_answered_by_a_way_is_asked_for_by_it_again(
+    asked_by: str, answer: Probe, before: str | None, after: str | None
+) -> None:
+    world = World(answers={"x": replace(answer, way=asked_by)})
+    outputs = world.handle(task(["x@x.example"], source=before))
+    assert world.prober.asked[0][2]["source"] == before
+    [again] = values(outputs, RETRIES_5M.name)
+    assert again["source"] == after
+    evidence = values(outputs, ATTEMPTS.name)[0]["entries"][0]["finding"]["evidence"]
+    assert evidence.get("way") == (asked_by or None)
+
+
+def test_a_provider_that_changed_knows_nothing_of_the_earlier_way() -> None:
+    world = World({"x.example": mx("x.example", "mx.elsewhere.example")})
+    [moved] = world.handle(task(["ok@x.example"], source="eu-1"))
+    assert values([moved], TASKS_BULK.name)[0]["source"] is None
 
 
 @pytest.mark.parametrize("changes", [{"options": {"retry": False}}, {"verdict_by": NOW + timedelta(minutes=5)}])
