@@ -115,6 +115,7 @@ class _Parts:
             resolver=core.resolver,
             prober=_Measured(core.prober, self.metrics),
             clock=now_ms,
+            sessions_of=lambda provider: core.policies.policy(provider).sessions,
         )
         self._bind_by_lane("probe", probing.subscriptions())
 

@@ -419,8 +419,9 @@ def _about_session(reply: Reply, *, first: bool) -> bool:
 
 
 def _unreachable(failed: ConnectFailed, provider: str) -> Probe:
-    """No host would talk to us: the first one that said why speaks for all, else the first failure."""
-    said = next((a for a in failed.attempts if a.reply is not None), failed.attempts[0])
+    """No host would talk to us: the first one that said why speaks for all, else the first failure not our own."""
+    theirs = [attempt for attempt in failed.attempts if not attempt.local] or failed.attempts
+    said = next((attempt for attempt in theirs if attempt.reply is not None), theirs[0])
     failure = None if said.reply is not None else Failure(said.failure or Failure.CONNECT)
     return Probe(
         Stage(said.stage),

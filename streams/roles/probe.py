@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, cast
 
 from schemas.pipeline import AttemptEntry, Task, TaskItem
 from schemas.result import Finding
@@ -80,7 +80,7 @@ class Target:
 
 
 class Probing:
-    """``clock``: milliseconds since 1970."""
+    """``clock``: milliseconds since 1970. ``sessions_of``: how many sessions a provider is given, all its shards."""
 
     def __init__(
         self,
@@ -91,6 +91,7 @@ class Probing:
         resolver: Resolver,
         prober: Prober,
         clock: Callable[[], int],
+        sessions_of: Callable[[str], int] | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -101,8 +102,8 @@ class Probing:
         self._clock = clock
         self._computing = Turns()
         self._open = CreditsBy(lambda _: OPEN_BYTES)
-        at_once = PIECE * settings.sessions_per_provider
-        self._turns = CreditsBy(lambda _: at_once)
+        sessions_of = sessions_of or (lambda _: settings.sessions_per_provider)
+        self._turns = CreditsBy(lambda turn: PIECE * sessions_of(cast(tuple[Lane, str], turn)[1]))
         self._lanes = {lane: Credits(settings.in_flight_addresses) for lane in Lane}
 
     def subscriptions(self) -> tuple[Subscription, ...]:

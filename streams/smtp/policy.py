@@ -106,19 +106,46 @@ class ProviderPolicy:
     block_max_s: float = 21600.0
 
     def __post_init__(self) -> None:
+        for name in _NEVER_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more")
+        for name in _DURATIONS:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be more than 0 seconds")
+        if not 0 <= self.age_jitter < 1:
+            raise ValueError("age_jitter must be 0 or more, and less than 1")
         if self.breaker_failures < 1 or self.block_domains < 1:
             raise ValueError("breaker_failures and block_domains must be 1 or more")
-        if self.connections_per_s < 0 or self.recipients_per_s < 0:
-            raise ValueError("connections_per_s and recipients_per_s must be 0 or more")
         if not 0 <= self.warm <= self.sessions:
             raise ValueError("warm must be 0 to sessions")
-        if self.sessions_max < 0:
-            raise ValueError("sessions_max must be 0 or more")
         if self.sessions < 1 or self.rcpt_per_transaction < 1:
             raise ValueError("sessions and rcpt_per_transaction must be 1 or more")
         if self.min_errors_left < 1 or 0 < self.error_budget < self.min_errors_left:
             raise ValueError("min_errors_left must be 1 or more, and error_budget 0 or at least min_errors_left")
 
+
+_NEVER_NEGATIVE = (
+    "sessions_max",
+    "domains_per_transaction",
+    "error_budget",
+    "error_budget_max",
+    "connections_per_s",
+    "recipients_per_s",
+    "nonmail_budget",
+    "max_uses",
+    "noop_after_s",
+)
+_DURATIONS = (
+    "max_age_s",
+    "idle_expiry_s",
+    "connect_timeout_s",
+    "command_timeout_s",
+    "stall_s",
+    "breaker_base_s",
+    "breaker_max_s",
+    "block_base_s",
+    "block_max_s",
+)
 
 LARGE_PROVIDERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -154,7 +181,8 @@ class PolicyBook:
 
         :raises TypeError: an override names no field of :class:`ProviderPolicy`; found when the book is made.
         """
-        return replace(self.default, **{**self.large.get(provider, {}), **self.overrides.get(provider, {})})
+        changes = {**self.large.get(provider, {}), **self.overrides.get(provider, {})}
+        return replace(self.default, **changes) if changes else self.default
 
 
 @dataclass(slots=True)

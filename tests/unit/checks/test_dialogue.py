@@ -533,6 +533,14 @@ async def test_those_who_are_asked_for_by_different_ways_share_no_session() -> N
     assert len([asked for asked in pool.asked if len([a for a in asked if a.startswith("user")]) == 1]) == 2
 
 
+async def test_a_way_that_is_down_does_not_speak_for_the_hosts() -> None:
+    ours = DialAttempt(HOST, Stage.CONNECT, failure=DialFailure.CONNECT, local=True, way="eu-1")
+    theirs = DialAttempt(HOST, Stage.BANNER, failure=DialFailure.TIMEOUT, way="eu-2")
+    for attempts, failure, way in (((ours, theirs), Failure.TIMEOUT, "eu-2"), ((ours,), Failure.CONNECT, "eu-1")):
+        [probe] = await ask(FakePool(failures=[ConnectFailed(attempts)]), "user@a.test")
+        assert (probe.failure, probe.way) == (failure, way)
+
+
 async def test_a_way_that_could_not_reach_anybody_is_named() -> None:
     attempt = DialAttempt(HOST, Stage.BANNER, BLOCKED, way="eu-1")
     pool = FakePool(failures=[ConnectFailed((attempt,))])

@@ -1,6 +1,7 @@
 """Probe: who is asked for what, and what comes of each answer."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -64,7 +65,13 @@ def task(
 
 
 class World:
-    def __init__(self, routes: dict[str, MailRoute] | None = None, answers: Any = None, **changes: Any) -> None:
+    def __init__(
+        self,
+        routes: dict[str, MailRoute] | None = None,
+        answers: Any = None,
+        sessions_of: Callable[[str], int] | None = None,
+        **changes: Any,
+    ) -> None:
         self.prober = FakeProber(answers or ANSWERS)
         self.clock = Clock()
         self.metrics = metrics()
@@ -75,6 +82,7 @@ class World:
             resolver=FakeResolver(routes or {}),
             prober=self.prober,
             clock=self.clock,
+            sessions_of=sessions_of,
         )
 
     def handle(self, record: Incoming) -> list[Outgoing]:
@@ -158,7 +166,7 @@ def test_the_servers_own_hint_chooses_the_tier(seconds: int, tier: str) -> None:
 def test_who_was_answered_by_a_way_is_asked_for_by_it_again(
     asked_by: str, answer: Probe, before: str | None, after: str | None
 ) -> None:
-    world = World(answers={"x": replace(answer, way=asked_by)})
+    world = World(answers={"x": answer._replace(way=asked_by)})
     outputs = world.handle(task(["x@x.example"], source=before))
     assert world.prober.asked[0][2]["source"] == before
     [again] = values(outputs, RETRIES_5M.name)
@@ -268,8 +276,11 @@ def test_time_spent_waiting_for_a_turn_is_told() -> None:
     assert {entry["finding"]["timing"]["queued_ms"] for entry in attempt["entries"]} == {5, 1005}
 
 
-def test_no_more_addresses_of_a_provider_are_asked_at_a_time_than_its_sessions_serve() -> None:
-    world = World(sessions_per_provider=2)
+@pytest.mark.parametrize(("sessions_of", "together"), [(None, 100), (lambda provider: len(provider) - 8, 150)])
+def test_no_more_addresses_of_a_provider_are_asked_at_a_time_than_its_sessions_serve(
+    sessions_of: Callable[[str], int] | None, together: int
+) -> None:
+    world = World(sessions_per_provider=2, sessions_of=sessions_of)
     running, most = 0, 0
     ask = world.prober.ask
 
@@ -284,7 +295,7 @@ def test_no_more_addresses_of_a_provider_are_asked_at_a_time_than_its_sessions_s
     world.prober.ask = watched  # type: ignore[method-assign]
     outputs = world.handle(task([f"ok{n}@x.example" for n in range(200)]))
     assert len(verdicts(outputs)) == 200
-    assert most == 100
+    assert most == together
     gauge = world.metrics.addresses_in_flight.labels(Lane.BULK)
     assert gauge._value.get() == 0
 
