@@ -6,7 +6,7 @@ providers in public is marked so. Zero means "no limit" wherever a count is mean
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Any
 
@@ -185,6 +185,27 @@ class PolicyBook:
         return replace(self.default, **changes) if changes else self.default
 
 
+STEPWISE_S = 900.0
+"""How long a provider that lost its step is asked one command at a time; then pipelining is tried again."""
+
+LOST_STEPS = 2
+"""So many writes that may have been lost for being pipelined, with none that was answered between them, are proof."""
+
+LOST_APART_S = 5.0
+"""Sessions that break together are one sign: a server that is restarted ends them all."""
+
+SLOW_BATCH = 5
+"""Slow replies make writes no smaller than this."""
+
+
+class Lost(IntEnum):
+    """Whether a write was lost since it held several commands; how many signs it counts for."""
+
+    NO = 0
+    PERHAPS = 1
+    SURELY = LOST_STEPS
+
+
 @dataclass(slots=True)
 class Learned:
     """What a provider's servers have taught us by their replies; shared by its sessions."""
@@ -204,6 +225,12 @@ class Learned:
     slows_errors: bool = False
     """A session stalled after some refusals: the budget grows no more."""
 
+    stepwise_until: float = 0.0
+    """Until then one command at a time, though PIPELINING is offered."""
+
+    lost_steps: int = 0
+    lost_at: float = float("-inf")
+
     wants_tls: set[tuple[str, int]] = field(default_factory=set)
     """Addresses and ports that answered MAIL with 530: the next session begins with STARTTLS."""
 
@@ -215,6 +242,28 @@ class Learned:
         """A write was answered whole."""
         if self.batch is not None and asked >= self.batch:
             self.batch *= 2
+
+    def slowed(self, asked: int) -> None:
+        """A write was answered whole, but late: ask less at a time."""
+        self.batch = max(min(asked, SLOW_BATCH), asked // 2)
+
+    def stepped(self, lost: Lost, now: float) -> bool:
+        """What became of a write of several commands; true when from now on it is one at a time.
+
+        When that time is over, one sign is enough to begin it anew, and one write that is answered to forget.
+        """
+        if lost is Lost.NO:
+            self.lost_steps = 0
+            return False
+        if lost is Lost.PERHAPS and now < self.lost_at + LOST_APART_S:
+            return False
+        self.lost_at = now
+        self.lost_steps += lost
+        if self.lost_steps < LOST_STEPS:
+            return False
+        self.lost_steps = LOST_STEPS - 1
+        self.stepwise_until = now + STEPWISE_S
+        return True
 
     def erred(self, errors: int, policy: ProviderPolicy, *, stalled: bool) -> None:
         """A session that has collected ``errors`` refusals stalled, or answered a write whole."""
@@ -295,6 +344,11 @@ def may_reuse(
     if policy.max_uses and uses >= policy.max_uses:
         return "max uses"
     return retire_cause(policy, usage, learned) or ""
+
+
+def may_pipeline(policy: ProviderPolicy, learned: Learned, now: float) -> bool:
+    """True when several commands may go out in one write, where the server offers that."""
+    return policy.pipelining and now >= learned.stepwise_until
 
 
 def chunk_size(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int:

@@ -145,6 +145,7 @@ class FakeNet:
     links: list[FakeLink] = field(default_factory=list)
     dialled: list[Host] = field(default_factory=list)
     before: Callable[[Host], Awaitable[None]] | None = None
+    link: type[FakeLink] = FakeLink
     ways: list[str] = field(default_factory=list)
     lost: Callable[[str, Host], DialAttempt | None] = lambda way, host: None
     """What the network, or a server that has it in for one of our ways, does to a dial."""
@@ -173,7 +174,7 @@ class FakeNet:
             raise DialFailed(attempt)
         on_greeting()
         await asyncio.sleep(self.delay)
-        link = FakeLink(self.respond, self.delay)
+        link = self.link(self.respond, self.delay)
         self.links.append(link)
         return link
 
