@@ -226,6 +226,25 @@ def test_a_way_that_is_down_is_left_alone_for_all_providers_until_it_is_back():
     run(main())
 
 
+def test_a_host_whose_turn_comes_while_the_way_is_down_keeps_its_turn():
+    async def main() -> None:
+        script = {"a": NO_NETWORK}
+        net = FakeNet(lost=lambda way, host: DialAttempt(host, **script[way]) if way in script else None)
+        pool = pool_on(net, ways=(A, B), breaker_failures=1, breaker_base_s=5.0, idle_expiry_s=0.1, noop_after_s=0)
+        await take(pool, "p")
+        await asyncio.sleep(3)
+        script["a"] = WAY_DOWN
+        await take(pool, "q")
+        await asyncio.sleep(3)
+        assert (await take(pool, "p")).way == "b"
+        script.clear()
+        await asyncio.sleep(3)
+        assert (await take(pool, "p")).way == "a"
+        await pool.close()
+
+    run(main())
+
+
 def test_a_host_that_is_reached_and_refuses_shows_that_the_way_works():
     async def main() -> None:
         script = {"a": WAY_DOWN}

@@ -230,3 +230,21 @@ def test_a_provider_that_gets_slower_is_asked_less_and_more_again_when_it_is_not
         await pool.close()
 
     run(main())
+
+
+def test_what_is_said_late_of_recipients_alone_is_no_sign():
+    """Exchange holds each unknown recipient back for 5 s; that is its manner and no answer to ours."""
+
+    async def main() -> None:
+        told = []
+        net = FakeNet()
+        pool = pool_on(net, on_notice=told.append, error_budget=0, idle_expiry_s=99, noop_after_s=0)
+        async with pool.lease("p", HOSTS, timeout=60) as connection:
+            await connection.ask(RECIPIENTS)
+            net.links[0].delay = 15.0
+            for _ in range(6):
+                await connection.ask(RECIPIENTS)
+        assert [each.outcome for each in told if each.kind is Kind.PACE] == []
+        await pool.close()
+
+    run(main())
