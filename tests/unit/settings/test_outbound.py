@@ -143,8 +143,9 @@ def test_what_the_settings_say_counts_where_the_file_is_silent(read: Any) -> Non
 
 
 def test_sessions_that_are_said_of_a_provider_do_not_grow_by_themselves(read: Any) -> None:
-    book = _policies(Settings(), read('[providers."a.test"]\nsessions = 2\n[providers."b.test"]\nstall_s = 2.0\n'))
-    assert [book.policy(name).sessions_max for name in ("a.test", "b.test", "c.test")] == [0, 10, 10]
+    settings = Settings(sessions_per_provider_max=9)
+    book = _policies(settings, read('[providers."a.test"]\nsessions = 2\n[providers."b.test"]\nstall_s = 2.0\n'))
+    assert [book.policy(name).sessions_max for name in ("a.test", "b.test", "c.test")] == [0, 9, 9]
     book = _policies(Settings(), read('[providers."a.test"]\nsessions = 2\nsessions_max = 5\n'))
     assert book.policy("a.test").sessions_max == 5
 
