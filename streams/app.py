@@ -115,6 +115,7 @@ class _Parts:
             resolver=core.resolver,
             prober=_Measured(core.prober, self.metrics),
             clock=now_ms,
+            sessions_of=lambda provider: core.policies.policy(provider).sessions,
         )
         self._bind_by_lane("probe", probing.subscriptions())
 
@@ -178,10 +179,11 @@ class _Measured:
         catch_all_probe: bool,
         lane: Lane | None,
         timeout: float,
+        source: str | None = None,
     ) -> list[Probe]:
         """As :meth:`streams.checks.dialogue.Prober.ask`."""
         probes = await self.prober.ask(
-            route, provider, prepared, catch_all_probe=catch_all_probe, lane=lane, timeout=timeout
+            route, provider, prepared, catch_all_probe=catch_all_probe, lane=lane, timeout=timeout, source=source
         )
         for probe in probes:
             kind = f"{probe.reply.code // 100}xx" if probe.reply is not None else "none"

@@ -79,6 +79,12 @@ class Metrics:
         self.smtp_breaker_changes = counter(
             "smtp_breaker_changes", "Breakers that came into a state; of a provider or a host.", "scope", "state"
         )
+        self.smtp_way_dials = counter(
+            "smtp_way_dials", "Dials by our way out and what became of them.", "way", "outcome"
+        )
+        self.smtp_way_changes = counter(
+            "smtp_way_changes", "Ways out that went down, came up, or were taken in place of another.", "way", "change"
+        )
         self.dns_queries = counter("dns_queries", "Queries that were not answered from the cache.", "outcome")
         self.dns_seconds = histogram("dns_seconds", "Looking up where a domain's mail goes.", buckets=DIALOGUE_BUCKETS)
 
@@ -93,6 +99,13 @@ class Metrics:
         )
         self.smtp_error_ratio = _AtScrape(
             "smtp_error_ratio", "Of the last minute's dials and asks, the part that did not end well.", (), registry
+        )
+        self.smtp_way_sessions = _AtScrape("smtp_way_sessions", "Sessions of the pool, by way out.", ("way",), registry)
+        self.smtp_way_up = _AtScrape(
+            "smtp_way_up", "0 while a way out is left alone: its proxy or its source address fails.", ("way",), registry
+        )
+        self.smtp_way_blocked_providers = _AtScrape(
+            "smtp_way_blocked_providers", "Providers that are believed to block a way out.", ("way",), registry
         )
         self.smtp_waiters = _AtScrape("smtp_waiters", "Callers that wait for a session.", (), registry)
         self.dead_letter_share = _AtScrape(

@@ -96,6 +96,9 @@ class Settings(BaseSettings):
         default={},
         description="PROVIDER=N,...: too large for one worker, so split by domain; each shard has 1/N of the limits.",
     )
+    smtp_config: str = Field(
+        default="", description="TOML file of what differs from provider to provider, and of several ways out."
+    )
     sessions_per_provider: PositiveInt = Field(default=4, description="SMTP sessions open at a time with one provider.")
     sessions_per_provider_max: int = Field(
         default=16, ge=0, description="How far that grows while a provider serves well; large ones keep to the above."

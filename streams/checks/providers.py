@@ -92,13 +92,3 @@ def _listed(host: str, table: Mapping[str, str]) -> str | None:
 def _numeric(address: str) -> tuple[int, int]:
     parsed = ip_address(address)
     return parsed.version, int(parsed)
-
-
-def shard_name(provider: str, shard: int, shards: int) -> str:
-    """What a provider's sessions are counted under, where work on it is split: ``google#1``; the provider, unsplit."""
-    return f"{provider}#{shard}" if shards > 1 else provider
-
-
-def whole_provider(name: str) -> str:
-    """The provider that a :func:`shard_name` belongs to."""
-    return name.partition("#")[0]

@@ -67,6 +67,15 @@ def test_standard_input_and_files_are_read_alike(tmp_path: Path) -> None:
     ]
 
 
+def test_a_configuration_that_is_wrong_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "smtp.toml").write_text("[providers.google]\nsesions = 3\n")
+    monkeypatch.setenv("MAILVET_SMTP_CONFIG", str(tmp_path / "smtp.toml"))
+    result = run("user@example.com")
+    assert result.exit_code == 2
+    said = f"Error: {tmp_path}/smtp.toml: providers.google.sesions: there is no such field; did you mean sessions?\n"
+    assert result.stderr == said
+
+
 def test_nothing_to_read_gives_nothing() -> None:
     result = run("--stdin", given="")
     assert (result.exit_code, result.stdout) == (0, "")
