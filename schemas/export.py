@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from schemas.pipeline import Admitted, Attempt, DeadLetter, Settlement, Task
+from schemas.pipeline import Admitted, Attempt, DeadLetter, Replayed, Settlement, Task
 from schemas.request import Request
 from schemas.result import Output, Rejection, Result, Summary
 
@@ -30,6 +30,7 @@ RECORDS: Mapping[str, tuple[Any, Literal["validation", "serialization"]]] = {
     "output": (Output, "serialization"),
     "settlement": (Settlement, "serialization"),
     "dead_letter": (DeadLetter, "serialization"),
+    "replayed": (Replayed, "serialization"),
 }
 """File name to the record and the side from which it is seen."""
 

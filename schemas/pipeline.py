@@ -115,3 +115,16 @@ class DeadLetter(Record):
     size: int
     sha256: str
     at: Instant
+
+
+class Replayed(Record):
+    """That a dead letter was sent back to its origin (a header of a record on ``deadletters.v1`` without a value).
+
+    It stands in the dead letter's own partition, behind it, so it is kept as long and no second replay misses it.
+    """
+
+    partition: int
+    offset: int
+    topic: str
+    replays: int = Field(description="How often the record has been replayed by now, this time included.")
+    at: Instant

@@ -37,6 +37,11 @@ class Evidence(Part):
     rule: str | None = Field(default=None, description="The reply rule that decided, as `mailvet explain` names it.")
     catch_all_probe: str | None = Field(default=None, description="The reply to the mailbox that can't exist.")
     cached: bool = False
+    way: str | None = Field(
+        default=None,
+        exclude_if=lambda way: way is None,
+        description="Our way out that asked; only where the operator has named ways.",
+    )
 
 
 class Timing(Part):

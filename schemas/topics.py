@@ -7,6 +7,9 @@ PREFIX = "mailvet."
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 
+SEGMENT_MS = 6 * HOUR_MS
+"""Kafka deletes whole segments, so a record lives this much longer than its topic's retention; 7 days by default."""
+
 Key = Literal["anything", "tenant", "request_uid", "provider#shard", "original key"]
 
 
@@ -33,6 +36,7 @@ class Topic:
             "retention.ms": str(self.retention_ms),
             "message.timestamp.type": self.timestamp_type,
             "max.message.bytes": str(self.max_message_bytes),
+            **({"segment.ms": str(SEGMENT_MS)} if self.cleanup_policy == "delete" else {}),
             **self.extra,
         }
 
@@ -90,5 +94,8 @@ TOPICS = (
     SETTLEMENTS,
     DEADLETTERS,
 )
+LEADING = tuple(topic for topic in TOPICS if topic not in (RESULTS, DEADLETTERS))
+"""Those whose records lead to rows of tables: a row has to outlive the record, lest a repeat is taken for new."""
+
 TIERS = (RETRIES_5M, RETRIES_15M, RETRIES_60M)
 """The retry tiers, shortest delay first."""

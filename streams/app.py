@@ -86,6 +86,7 @@ class _Parts:
         for role in roles:
             makers[role](producer)
         group = Group([producer], self.engines, self.services, awaited=[each.settled for each in self._watched])
+        self.metrics.decisions_kept_seconds.read(lambda: {(): self.settings.decisions_kept.total_seconds()})
         for app, role, subscriptions in self._bindings:
             subscribe(app, role, subscriptions, producer=producer, metrics=self.metrics, on_fatal=group.fail)
         group.also(ProgressWatch(self._watched, self.settings, on_fatal=group.fail))
@@ -115,6 +116,7 @@ class _Parts:
             resolver=core.resolver,
             prober=_Measured(core.prober, self.metrics),
             clock=now_ms,
+            sessions_of=lambda provider: core.policies.policy(provider).sessions,
         )
         self._bind_by_lane("probe", probing.subscriptions())
 
@@ -182,10 +184,11 @@ class _Measured:
         catch_all_probe: bool,
         lane: Lane | None,
         timeout: float,
+        source: str | None = None,
     ) -> list[Probe]:
         """As :meth:`streams.checks.dialogue.Prober.ask`."""
         probes = await self.prober.ask(
-            route, provider, prepared, catch_all_probe=catch_all_probe, lane=lane, timeout=timeout
+            route, provider, prepared, catch_all_probe=catch_all_probe, lane=lane, timeout=timeout, source=source
         )
         for probe in probes:
             kind = f"{probe.reply.code // 100}xx" if probe.reply is not None else "none"

@@ -4,22 +4,24 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from schemas.vocabulary import Lane
 from streams.checks.dialogue import Prober
 from streams.checks.lists import Lists
 from streams.checks.precheck import Precheck
-from streams.checks.providers import directory, shard_name
+from streams.checks.providers import directory
 from streams.checks.reply_rules import load_rules
 from streams.checks.suggest import public_suffixes
 from streams.checks.verify import Verifier
 from streams.dns.resolver import MailResolver
+from streams.outbound import NOTHING, Outbound, read_outbound
 from streams.settings import Settings
 from streams.smtp._async.pool import AsyncSMTPPool
 from streams.smtp.identity import Identity
 from streams.smtp.lifecycle import Event, Notice
 from streams.smtp.policy import PolicyBook, ProviderPolicy
+from streams.smtp.shards import shard_name
 
 
 class Observer(Protocol):
@@ -38,6 +40,7 @@ class Core:
     resolver: MailResolver
     pool: AsyncSMTPPool
     prober: Prober
+    policies: PolicyBook
 
     def verifier(
         self, *, retry_delays_s: tuple[float, ...] = (), lane: Lane | None = None, catch_all_probe: bool = True
@@ -64,11 +67,14 @@ async def open_core(
 ) -> AsyncIterator[Core]:
     """The core for as long as the block runs; sessions are closed after it.
 
-    :raises ValueError: a name server, network or list that the settings name is none.
+    :raises ValueError: a name server, network, list or configuration that the settings name is none.
     """
-    policies = _policies(settings)
+    identity = Identity(settings.helo or socket.gethostname(), settings.mail_from)
+    outbound = read_outbound(settings.smtp_config, identity, _said(settings))
+    policies = _policies(settings, outbound)
     pool = AsyncSMTPPool(
-        identity=Identity(settings.helo or socket.gethostname(), settings.mail_from),
+        identity=None if outbound.ways else identity,
+        ways=outbound.ways,
         policies=policies,
         total=settings.sessions_total,
         on_event=observer.on_event if observer else None,
@@ -83,7 +89,7 @@ async def open_core(
     prober = Prober(pool, port=settings.smtp_port)
     _read_tables()
     try:
-        yield Core(settings, Precheck(Lists.from_settings(settings)), resolver, pool, prober)
+        yield Core(settings, Precheck(Lists.from_settings(settings)), resolver, pool, prober, policies)
     finally:
         await prober.close()
         await pool.close()
@@ -97,21 +103,35 @@ def _read_tables() -> None:
     public_suffixes()
 
 
-def _policies(settings: Settings) -> PolicyBook:
-    """The policy of every provider; each of its shards has its share of the sessions, whoever talks for it."""
-    default = ProviderPolicy(
-        sessions=settings.sessions_per_provider,
-        sessions_max=settings.sessions_per_provider_max,
-        connect_timeout_s=settings.connect_timeout_s,
-        command_timeout_s=settings.command_timeout_s,
-    )
-    whole = PolicyBook(default=default)
+def _policies(settings: Settings, outbound: Outbound = NOTHING) -> PolicyBook:
+    """The policy of every provider: the settings, then the operator's file; each shard has its share of the limits,
+    whoever talks for it."""
+    default = ProviderPolicy(**{**_said(settings), **outbound.default})
+    whole = PolicyBook(default=default, overrides=outbound.providers)
     shares = {
-        shard_name(provider, shard, shards): replace(
-            policy, sessions=max(1, policy.sessions // shards), sessions_max=policy.sessions_max // shards
-        )
+        shard_name(provider, shard, shards): asdict(_share(whole.policy(provider), shards))
         for provider, shards in settings.provider_shards.items()
-        for policy in (whole.policy(provider),)
         for shard in range(shards)
     }
-    return PolicyBook(default=default, overrides={name: asdict(policy) for name, policy in shares.items()})
+    return PolicyBook(default=default, overrides={**outbound.providers, **shares})
+
+
+def _said(settings: Settings) -> dict[str, Any]:
+    return {
+        "sessions": settings.sessions_per_provider,
+        "sessions_max": settings.sessions_per_provider_max,
+        "connect_timeout_s": settings.connect_timeout_s,
+        "command_timeout_s": settings.command_timeout_s,
+    }
+
+
+def _share(policy: ProviderPolicy, shards: int) -> ProviderPolicy:
+    """One shard's part of what counts for the provider as a whole; what counts for a session stays as it is."""
+    return replace(
+        policy,
+        sessions=max(1, policy.sessions // shards),
+        sessions_max=policy.sessions_max // shards,
+        warm=policy.warm // shards,
+        connections_per_s=policy.connections_per_s / shards,
+        recipients_per_s=policy.recipients_per_s / shards,
+    )

@@ -1,14 +1,20 @@
 """How a worker reaches Kafka: the one place for addresses, and for TLS and SASL when they come."""
 
 import asyncio
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, for_code
 
-from schemas.topics import Topic
+from schemas.topics import DAY_MS, LEADING, Topic
 from streams.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 class StartupError(Exception):
@@ -31,31 +37,81 @@ async def check_broker(settings: Settings, topics: Iterable[Topic]) -> None:
     ``topics`` carry their names on the broker (:meth:`schemas.topics.Topic.named`).
 
     Raises:
-        StartupError: the broker can't be reached, or topics are missing or have other partitions than declared.
+        StartupError: the broker can't be reached, topics are missing, or they keep records longer than decisions.
     """
+    leading = [topic.named(settings.namespace).name for topic in LEADING]
     try:
         async with asyncio.timeout(settings.broker_wait_s):
-            found = await _partitions(settings)
+            found = await _found(settings, leading)
     except TimeoutError:
         raise StartupError(
             f"no Kafka broker answers at {settings.bootstrap_servers}; set KAFKA_BOOTSTRAP_SERVERS"
         ) from None
-    _compare(found, {topic.name: topic.partitions for topic in topics})
+    _compare(found.partitions, {topic.name: topic.partitions for topic in topics})
+    for name, config in found.configs.items():
+        if sentence := kept_too_long(name, config, settings.decisions_kept):
+            raise StartupError(sentence)
 
 
-async def _partitions(settings: Settings) -> dict[str, int]:
+def kept_too_long(name: str, config: Mapping[str, str], decisions_kept: timedelta) -> str | None:
+    """Why repeats of this topic's records might be decided twice, in a sentence; None where they can't.
+
+    ``config`` is what the broker says of the topic; what it doesn't say is no reason. Kafka deletes whole segments, by
+    their last record: the first one lives ``segment.ms`` longer than ``retention.ms``.
+    """
+    retention_ms, segment_ms = int(config.get("retention.ms", 0)), int(config.get("segment.ms", 0))
+    kept_ms, decisions_ms = retention_ms + segment_ms, round(decisions_kept.total_seconds() * 1000)
+    if retention_ms >= 0 and kept_ms <= decisions_ms:
+        return None
+    kept = f"for {_days(kept_ms)}" if retention_ms >= 0 else "for ever"
+    return (
+        f"{name} keeps records {kept} (retention.ms and segment.ms), decisions are kept for {_days(decisions_ms)}: a "
+        "repeat could be decided or charged twice; run `mailvet topics apply`, shorten them, or raise "
+        "MAILVET_DECISIONS_KEPT"
+    )
+
+
+def _days(ms: int) -> str:
+    return f"{ms / DAY_MS:,.1f} days"
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a broker has: partitions of all topics, and the configs of some."""
+
+    partitions: Mapping[str, int]
+    configs: Mapping[str, Mapping[str, str]]
+
+
+async def _found(settings: Settings, names: Iterable[str]) -> _Found:
     while True:
         admin = AIOKafkaAdminClient(**client_options(settings, "mailvet-check"))
         try:
             await admin.start()
-            return {about["topic"]: len(about["partitions"]) for about in await admin.describe_topics()}
+            partitions = {about["topic"]: len(about["partitions"]) for about in await admin.describe_topics()}
+            return _Found(partitions, await _configs(admin, [name for name in names if name in partitions]))
         except (KafkaError, OSError):
             await asyncio.sleep(0.5)
         finally:
             await admin.close()
 
 
-def _compare(found: dict[str, int], wanted: dict[str, int]) -> None:
+async def _configs(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    configs: dict[str, dict[str, str]] = {}
+    for response in await admin.describe_configs(asked) if asked else ():
+        for about in response.to_object()["resources"]:
+            if about["error_code"]:
+                # An operator may not let workers see it; `mailvet topics diff` compares too.
+                why = for_code(about["error_code"]).__name__
+                logger.warning("how long %s keeps records can't be seen: %s", about["resource_name"], why)
+                continue
+            entries = ((each["config_names"], each["config_value"]) for each in about["config_entries"])
+            configs[about["resource_name"]] = {name: value for name, value in entries if value is not None}
+    return configs
+
+
+def _compare(found: Mapping[str, int], wanted: Mapping[str, int]) -> None:
     missing = sorted(wanted.keys() - found.keys())
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")

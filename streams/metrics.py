@@ -4,17 +4,24 @@
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
+from schemas.pipeline import DeadLetter
+
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 10800)
 """Seconds; the long tail is the retry tiers."""
 
 DIALOGUE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+REASONS: Final = get_args(DeadLetter.model_fields["reason"].annotation)
+"""Why a record can be a dead letter."""
+
+_TOPIC = ("role", "topic")
 
 Labels = tuple[str, ...]
 Snapshot = Callable[[], Mapping[Labels, float]]
@@ -80,6 +87,12 @@ class Metrics:
         self.smtp_breaker_changes = counter(
             "smtp_breaker_changes", "Breakers that came into a state; of a provider or a host.", "scope", "state"
         )
+        self.smtp_way_dials = counter(
+            "smtp_way_dials", "Dials by our way out and what became of them.", "way", "outcome"
+        )
+        self.smtp_way_changes = counter(
+            "smtp_way_changes", "Ways out that went down, came up, or were taken in place of another.", "way", "change"
+        )
         self.dns_queries = counter("dns_queries", "Queries that were not answered from the cache.", "outcome")
         self.dns_seconds = histogram("dns_seconds", "Looking up where a domain's mail goes.", buckets=DIALOGUE_BUCKETS)
 
@@ -101,8 +114,32 @@ class Metrics:
         self.smtp_error_ratio = _AtScrape(
             "smtp_error_ratio", "Of the last minute's dials and asks, the part that did not end well.", (), registry
         )
+        self.smtp_way_sessions = _AtScrape("smtp_way_sessions", "Sessions of the pool, by way out.", ("way",), registry)
+        self.smtp_way_up = _AtScrape(
+            "smtp_way_up", "0 while a way out is left alone: its proxy or its source address fails.", ("way",), registry
+        )
+        self.smtp_way_blocked_providers = _AtScrape(
+            "smtp_way_blocked_providers", "Providers that are believed to block a way out.", ("way",), registry
+        )
         self.smtp_waiters = _AtScrape("smtp_waiters", "Callers that wait for a session.", (), registry)
+        self.dead_letter_share = _AtScrape(
+            "dead_letter_share", "Of the records of five minutes, the part that was not usable.", _TOPIC, registry
+        )
+        self.dead_letters_over_limit = _AtScrape(
+            "dead_letters_over_limit", "1 while that part is above MAILVET_DEAD_LETTER_LIMIT.", _TOPIC, registry
+        )
+        self.read_age_seconds = _AtScrape(
+            "read_age_seconds", "Age of the oldest record of five minutes when it was read.", _TOPIC, registry
+        )
+        self.decisions_kept_seconds = _AtScrape(
+            "decisions_kept_seconds", "How long a repeat is known as one (MAILVET_DECISIONS_KEPT).", (), registry
+        )
         self.table_rows = _AtScrape("table_rows", "Rows of the tables that this worker holds.", ("table",), registry)
+
+    def expect_dead_letters(self, role: str) -> None:
+        """Show 0 for every reason from the start: a counter that begins at 1 has never risen, as Prometheus sees it."""
+        for reason in REASONS:
+            self.dead_letters.labels(role, reason)
 
     def document(self) -> str:
         """A Markdown page that lists every metric."""

@@ -5,7 +5,10 @@ from collections.abc import Callable
 
 from streams.metrics import Labels, Metrics
 from streams.smtp.breaker import BreakerState
-from streams.smtp.lifecycle import Event, Kind, Life, Notice, Snapshot
+from streams.smtp.lifecycle import Event, Kind, Life, Notice, Snapshot, WayView
+
+DEFAULT_WAY = "default"
+"""What the only way out is called where the operator has named none."""
 
 
 class PoolObserver:
@@ -20,13 +23,16 @@ class PoolObserver:
         self._events[event.after].inc()
 
     def on_notice(self, notice: Notice) -> None:
-        """A wait, a dial, a health check or a breaker."""
+        """A wait, a dial, a health check, a breaker or a way out."""
         metrics = self._metrics
         match notice.kind:
             case Kind.WAIT:
                 metrics.smtp_wait_seconds.labels(notice.outcome.replace(" ", "_")).observe(notice.seconds or 0.0)
             case Kind.DIAL:
                 metrics.smtp_dial_seconds.labels(notice.outcome).observe(notice.seconds or 0.0)
+                metrics.smtp_way_dials.labels(notice.way or DEFAULT_WAY, notice.outcome).inc()
+            case Kind.WAY:
+                metrics.smtp_way_changes.labels(notice.way, notice.outcome).inc()
             case Kind.HEALTH_CHECK:
                 metrics.smtp_health_checks.labels(notice.outcome).inc()
             case Kind.BLOCK:
@@ -43,6 +49,9 @@ class PoolObserver:
         self._metrics.smtp_breakers.read(lambda: breakers(snapshot()))
         self._metrics.smtp_blocked_providers.read(lambda: {(): float(blocked(snapshot()))})
         self._metrics.smtp_error_ratio.read(lambda: {(): error_ratio(snapshot())})
+        self._metrics.smtp_way_sessions.read(lambda: by_way(snapshot(), lambda way: way.sessions))
+        self._metrics.smtp_way_up.read(lambda: by_way(snapshot(), lambda way: way.breaker is BreakerState.CLOSED))
+        self._metrics.smtp_way_blocked_providers.read(lambda: by_way(snapshot(), lambda way: way.blocked))
         self._metrics.smtp_waiters.read(lambda: {(): float(snapshot().waiters)})
 
 
@@ -61,6 +70,11 @@ def breakers(seen: Snapshot) -> dict[Labels, float]:
 def blocked(seen: Snapshot) -> int:
     """Providers that block our address, as far as we believe, those included that are tried again."""
     return sum(provider.block is not BreakerState.CLOSED for provider in seen.providers.values())
+
+
+def by_way(seen: Snapshot, value: Callable[[WayView], float]) -> dict[Labels, float]:
+    """One number of each way out."""
+    return {(name or DEFAULT_WAY,): float(value(way)) for name, way in seen.ways.items()}
 
 
 def error_ratio(seen: Snapshot) -> float:

@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     )
     data_dir: str = Field(default="", description="Where Faust keeps table files; a temporary folder when empty.")
 
+    dead_letter_limit: float = Field(
+        default=0.05, gt=0.0, le=1.0, description="A larger share of dead letters in five minutes raises an alert."
+    )
+
     # Gate
     dev_key: SecretStr = Field(default=SecretStr(""), description="A bearer key that is admitted as it stands.")
     dev_daily_quota: PositiveInt = Field(default=1_000_000, description="Addresses that key may ask for in a UTC day.")
@@ -92,9 +96,12 @@ class Settings(BaseSettings):
         default={},
         description="PROVIDER=N,...: too large for one worker, so split by domain; each shard has 1/N of the limits.",
     )
+    smtp_config: str = Field(
+        default="", description="TOML file of what differs from provider to provider, and of several ways out."
+    )
     sessions_per_provider: PositiveInt = Field(default=4, description="SMTP sessions open at a time with one provider.")
     sessions_per_provider_max: int = Field(
-        default=10, ge=0, description="How far that grows while a provider serves well; large ones keep to the above."
+        default=16, ge=0, description="How far that grows while a provider serves well; large ones keep to the above."
     )
     sessions_total: PositiveInt = Field(default=1000, description="SMTP sessions open at a time, of all providers.")
     connect_timeout_s: PositiveFloat = Field(

@@ -1,5 +1,8 @@
 """`mailvet check`: the verification core alone, no Kafka."""
 
+import io
+import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import aclosing
@@ -13,6 +16,7 @@ from ops.cli.collector import settle_collector
 from ops.cli.config import load_settings
 from ops.cli.errors import UserError
 from ops.cli.output import json_line, printable
+from ops.cli.streamed import lines_of, verify_streamed
 from schemas.base import SCHEMA_VERSION
 from schemas.result import Finding
 from schemas.vocabulary import Depth
@@ -74,19 +78,26 @@ def command(
 
 
 async def _check(  # noqa: PLR0917
-    source: Iterable[str],
+    source: Iterable[str] | int,
     settings: Settings,
     depth: Depth,
     delays: tuple[float, ...],
     options: dict[str, Any],
     show: Any,
 ) -> None:
+    def say(index: int, text: str, finding: Finding) -> None:
+        click.echo(show(index, text, finding))
+
+    window = options["concurrency"]
     async with open_core(settings) as core:
         settle_collector()
         verifier = core.verifier(retry_delays_s=delays, catch_all_probe=not options["no_catch_all"])
-        async with aclosing(verifier.verify(source, depth, window=options["concurrency"])) as answers:
-            async for index, text, finding in answers:
-                click.echo(show(index, text, finding))
+        if isinstance(source, int):
+            await verify_streamed(verifier, lines_of(source, ENCODING), depth, window=window, say=say)
+            return
+        async with aclosing(verifier.verify(source, depth, window=window)) as answers:
+            async for answer in answers:
+                say(*answer)
 
 
 def _delays(text: str) -> tuple[float, ...]:
@@ -106,15 +117,28 @@ def _sender(text: str | None) -> str | None:
     return text
 
 
-def _source(addresses: tuple[str, ...], path: Path | None) -> Iterable[str]:
-    """Where the addresses come from. Only a file is read while dialogues go on: a slow writer at the other end of a
-    pipe would hold them up, and so would Ctrl-C wait for it."""
+def _source(addresses: tuple[str, ...], path: Path | None) -> Iterable[str] | int:
+    """Where the addresses come from: lines that are there whenever they are asked for, or the descriptor of a pipe
+    or a terminal, whose writer may be slow and must hold up neither dialogues nor Ctrl-C."""
     if addresses:
         return addresses
     if path is None and sys.stdin is None:
         raise UserError("standard input is closed: nothing to read addresses from")
-    lines = _lines(path)
-    return lines if path and path.is_file() else list(lines)
+    stream = _stream(path)
+    return _lines(path) if stream is None else stream
+
+
+def _stream(path: Path | None) -> int | None:
+    """The descriptor of what may keep a reader waiting; None for a file, and for an input that is held in memory."""
+    try:
+        if path is None:
+            descriptor = sys.stdin.fileno()
+            return None if stat.S_ISREG(os.fstat(descriptor).st_mode) else descriptor
+        return os.open(path, os.O_RDONLY) if path.exists() and not (path.is_file() or path.is_dir()) else None
+    except io.UnsupportedOperation:
+        return None
+    except OSError as wrong:
+        raise _unreadable(path, wrong) from None
 
 
 def _lines(path: Path | None) -> Iterator[str]:
@@ -122,9 +146,13 @@ def _lines(path: Path | None) -> Iterator[str]:
     try:
         stream = click.open_file(str(path) if path else "-", encoding=ENCODING, errors="backslashreplace")
     except OSError as wrong:
-        raise UserError(f"can't read {path}: {wrong.strerror or wrong}") from None
+        raise _unreadable(path, wrong) from None
     with stream as lines:
         yield from (line.rstrip("\r\n") for line in lines if line.strip())
+
+
+def _unreadable(path: Path | None, wrong: OSError) -> UserError:
+    return UserError(f"can't read {path or 'standard input'}: {wrong.strerror or wrong}")
 
 
 def _json(index: int, text: str, finding: Finding) -> str:

@@ -11,6 +11,7 @@ from click.exceptions import NoArgsIsHelpError
 COMMANDS: Mapping[str, str] = {
     "bench": "ops.cli.bench",
     "check": "ops.cli.check",
+    "deadletters": "ops.cli.deadletters",
     "demo": "ops.cli.demo",
     "explain": "ops.cli.explain",
     "submit": "ops.cli.submit",

@@ -39,17 +39,20 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 def diff(bootstrap: str, partitions: int | None, replicas: int | None) -> None:
     """Show what differs; exit code 1 when something does."""
     silence_client()
-    topics = declared(load_settings(), partitions=partitions)
+    settings = load_settings()
+    topics = declared(settings, partitions=partitions)
 
-    async def ask() -> list[Difference]:
+    async def ask() -> tuple[list[Difference], list[str]]:
         async with connected(bootstrap) as cluster:
-            return await cluster.differences(topics, replicas=replicas or BROKER_DEFAULT)
+            differences = await cluster.differences(topics, replicas=replicas or BROKER_DEFAULT)
+            return differences, await cluster.kept_too_long(settings)
 
-    differences = asyncio.run(ask())
-    for each in differences:
+    differences, too_long = asyncio.run(ask())
+    for each in (*differences, *too_long):
         click.echo(each)
     if differences:
         raise Unfinished(f"{len(differences)} differences from the {len(topics)} declared topics")
+    _refuse(too_long)
     click.echo(f"{len(topics)} topics are as declared")
 
 
@@ -58,21 +61,31 @@ def diff(bootstrap: str, partitions: int | None, replicas: int | None) -> None:
 def apply(bootstrap: str, partitions: int | None, replicas: int | None) -> None:
     """Create what is missing and alter what can be altered without loss; exit code 1 when something is left."""
     silence_client()
-    topics = declared(load_settings(), partitions=partitions)
+    settings = load_settings()
+    topics = declared(settings, partitions=partitions)
     factor = replicas or BROKER_DEFAULT
 
-    async def change() -> tuple[list[Difference], list[Difference]]:
+    async def change() -> tuple[list[Difference], list[Difference], list[str]]:
         async with connected(bootstrap) as cluster:
             differences = await cluster.differences(topics, replicas=factor)
-            return differences, await cluster.apply(differences, replicas=factor)
+            refused = await cluster.apply(differences, replicas=factor)
+            return differences, refused, await cluster.kept_too_long(settings)
 
-    differences, refused = asyncio.run(change())
+    differences, refused, too_long = asyncio.run(change())
     left = {each.key for each in refused}
     done = [each for each in differences if each.key not in left]
     for each in done:
         click.echo(f"created {each.topic.name}" if each.remedy is Remedy.CREATE else f"changed {each}")
-    for each in refused:
-        click.echo(each)
+    for left_over in (*refused, *too_long):
+        click.echo(left_over)
     if refused:
         raise Unfinished(f"{len(refused)} differences were left as they are")
+    _refuse(too_long)
     click.echo(f"{len(topics)} topics are as declared ({len(done)} changes)")
+
+
+def _refuse(too_long: list[str]) -> None:
+    if too_long:
+        raise Unfinished(
+            f"{len(too_long)} topics keep records longer than MAILVET_DECISIONS_KEPT: no worker will start"
+        )

@@ -74,6 +74,12 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Session events", "ops", _rate("mailvet_smtp_events_total", "event")),
             Panel("Replies", "ops", _rate("mailvet_smtp_replies_total", "stage, class")),
             Panel("SMTP round trip", "s", _quantiles("mailvet_smtp_dialogue_seconds")),
+            Panel("Sessions by way out", "short", (("sum by (way) (mailvet_smtp_way_sessions)", "{{way}}"),)),
+            Panel("Dials by way out", "ops", _rate("mailvet_smtp_way_dials_total", "way, outcome")),
+            Panel(
+                "Changes of ways out", "ops", _rate("mailvet_smtp_way_changes_total", "way, change"),
+                "Down and up again, or taken in place of one that the network failed.",
+            ),
             Panel("DNS queries", "ops", _rate("mailvet_dns_queries_total", "outcome")),
             Panel("DNS lookup", "s", _quantiles("mailvet_dns_seconds")),
         ),

@@ -13,11 +13,11 @@ from types import MappingProxyType
 from schemas.result import Evidence, Finding, Flags, PastAttempt, Timing
 from schemas.vocabulary import RETRYABLE, VERDICTS, Depth, Reason, Stage, Verdict
 from streams.checks.evidence import Failure, Prepared, Probe
-from streams.checks.providers import whole_provider
 from streams.checks.reply_rules import Match, match
 from streams.checks.reply_text import enhanced_of, printable
 from streams.dns.answers import MailRoute, RouteKind
 from streams.smtp.replies import Reply
+from streams.smtp.shards import whole_provider
 
 _ROUTES: Mapping[RouteKind, Reason] = MappingProxyType(
     {
@@ -196,6 +196,7 @@ def _smtp_evidence(probe: Probe, provider: str | None, found: Match | None) -> E
         rule=found.rule if found else None,
         catch_all_probe=_whole(probe.catch_all_reply) if probe.catch_all_reply else None,
         cached=probe.cached,
+        way=probe.way or None,
     )
 
 

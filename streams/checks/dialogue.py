@@ -80,7 +80,7 @@ class Prober:
         self._lane_sessions = sessions
         self._clock = clock
         self._rng = rng or random.SystemRandom().random
-        self._queues: dict[tuple[str, Lane | None], ProviderQueue] = {}
+        self._queues: dict[tuple[str, Lane | None, str], ProviderQueue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -97,11 +97,13 @@ class Prober:
         catch_all_probe: bool = True,
         lane: Lane | None = None,
         timeout: float = 60.0,
+        source: str | None = None,
     ) -> list[Probe]:
         """What the servers of ``route`` say of each address, in the order asked.
 
         All addresses must be of the route's domain. Never raises for what a server or the network does; what has no
-        answer after ``timeout`` seconds is a probe that failed with a timeout.
+        answer after ``timeout`` seconds is a probe that failed with a timeout. ``source`` is the way out of the earlier
+        attempts (:attr:`Probe.way`): a greylisted triplet is asked again from the same address.
         """
         if not prepared:
             return []
@@ -109,7 +111,8 @@ class Prober:
         batch = Batch(len(prepared), asyncio.get_running_loop().create_future())
         catch_all_probe = catch_all_probe and traits_of(provider).catch_all_probe_useful
         hosts, preferred = hosts_of(route, self._port), preferred_of(route)
-        queue = self._queues.setdefault((provider, lane), ProviderQueue(provider, lane))
+        way = self._pool.way(provider, source)
+        queue = self._queues.setdefault((provider, lane, way), ProviderQueue(provider, lane, way))
         queue.add(
             Job(p.address, p.domain, not p.address.isascii(), hosts, preferred, queued_at, batch, i, catch_all_probe)
             for i, p in enumerate(prepared)
@@ -131,7 +134,7 @@ class Prober:
 
     def _staff(self, queue: ProviderQueue) -> None:
         """As many sessions as the waiting addresses call for, within the lane's share of the provider's limit."""
-        limit = self._lane_sessions(self._pool.sessions(queue.provider), queue.lane)
+        limit = self._lane_sessions(self._pool.sessions(queue.provider, queue.way), queue.lane)
         wanted = min(limit, -(-queue.size // PER_SESSION))
         while queue.sessions < wanted:
             queue.sessions += 1
@@ -149,12 +152,12 @@ class Prober:
         finally:
             queue.sessions -= 1
             if not queue.sessions and not queue.size:
-                self._queues.pop((queue.provider, queue.lane), None)
+                self._queues.pop((queue.provider, queue.lane, queue.way), None)
 
     async def _visit(self, queue: ProviderQueue, hosts: Hosts) -> None:
         """One lease: ask until nobody waits who could share it, or the session has had enough."""
         try:
-            async with self._pool.lease(queue.provider, hosts, timeout=LEASE_TIMEOUT_S) as connection:
+            async with self._pool.lease(queue.provider, hosts, timeout=LEASE_TIMEOUT_S, source=queue.way) as connection:
                 used = connection.uses > 1
                 while await self._converse(queue, hosts, connection, used=used):
                     used = True
@@ -174,13 +177,13 @@ class Prober:
         jobs = queue.take_all(hosts)
         for attempt in failed.attempts:
             if attempt.reply is not None and not attempt.old and jobs:
-                self._report(queue.provider, jobs[0].domain, attempt.reply, attempt.stage)
+                self._report(queue.provider, jobs[0].domain, attempt.reply, attempt.stage, attempt.way)
         self._refuse(queue, jobs, _unreachable(failed, queue.provider))
 
-    def _report(self, provider: str, domain: str, reply: Reply, stage: Stage) -> None:
+    def _report(self, provider: str, domain: str, reply: Reply, stage: Stage, way: str) -> None:
         """Tell the pool of a reply that says that our own address is blocked."""
         if match(reply, stage).reason is Reason.SENDER_BLOCKED:
-            self._pool.report_block(provider, domain, without_addresses(reply), stage)
+            self._pool.report_block(provider, domain, without_addresses(reply), stage, source=way)
 
     async def _converse(
         self, queue: ProviderQueue, hosts: Hosts, connection: AsyncSMTPConnection, *, used: bool
@@ -286,7 +289,7 @@ class Prober:
             self._ask_again(queue, connection, again, answers, progressed=False, stage=Stage.MAIL)
             return
         # With SMTPUTF8 it may be the extension that was refused: then only those hear of it who need it.
-        self._report(queue.provider, chunk[0].domain, refusal, Stage.MAIL)
+        self._report(queue.provider, chunk[0].domain, refusal, Stage.MAIL, connection.way)
         utf8_only = chunk[0].smtputf8
         everyone = chunk + [
             job for hosts in {job.hosts for job in chunk} for job in queue.take_all(hosts, utf8_only=utf8_only)
@@ -299,9 +302,9 @@ class Prober:
         refused = not reply.positive and reason is Reason.MAILBOX_NOT_FOUND
         if reply.code == 421 or reason in ABOUT_US:
             self._brake.useless(queue.provider, job.domain, self._of(connection, Stage.RCPT, reply))
-            self._report(queue.provider, job.domain, reply, Stage.RCPT)
+            self._report(queue.provider, job.domain, reply, Stage.RCPT, connection.way)
         else:
-            self._pool.report_service(queue.provider)
+            self._pool.report_service(queue.provider, source=connection.way)
             self._brake.useful(queue.provider, job.domain)
         if job.batch is None:
             queue.asking.discard(job.domain)
@@ -394,6 +397,7 @@ class Prober:
             queued_ms=queued_ms,
             smtp_ms=smtp_ms,
             meaning=meaning,
+            way=connection.way,
         )
 
     def _times(self, job: Job) -> tuple[int, int]:
@@ -415,9 +419,17 @@ def _about_session(reply: Reply, *, first: bool) -> bool:
 
 
 def _unreachable(failed: ConnectFailed, provider: str) -> Probe:
-    """No host would talk to us: the first one that said why speaks for all, else the first failure."""
-    said = next((a for a in failed.attempts if a.reply is not None), failed.attempts[0])
+    """No host would talk to us: the first one that said why speaks for all, else the first failure not our own."""
+    theirs = [attempt for attempt in failed.attempts if not attempt.local] or failed.attempts
+    said = next((attempt for attempt in theirs if attempt.reply is not None), theirs[0])
     failure = None if said.reply is not None else Failure(said.failure or Failure.CONNECT)
     return Probe(
-        Stage(said.stage), said.reply, failure, said.detail, said.host.name, said.host.address, provider
-    )  # fmt: skip
+        Stage(said.stage),
+        said.reply,
+        failure,
+        said.detail,
+        said.host.name,
+        said.host.address,
+        provider,
+        way=said.way,
+    )

@@ -48,7 +48,8 @@ class Failure(StrEnum):
 class Probe(NamedTuple):
     """What the SMTP dialogue learned of one mailbox: the reply that decided, or the failure in its place.
 
-    ``meaning`` is what the reply means, where its reader has looked that up already.
+    ``meaning`` is what the reply means, where its reader has looked that up already. ``way`` is the name of our way
+    out; empty where there is but one without a name.
 
     ``catch_all`` is true when the server took a recipient that can't exist, false when it refused one, null when that
     was not asked or not answered.
@@ -67,3 +68,4 @@ class Probe(NamedTuple):
     queued_ms: int = 0
     smtp_ms: int = 0
     meaning: Match | None = None
+    way: str = ""

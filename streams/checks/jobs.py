@@ -126,13 +126,14 @@ GroupKey = tuple[Hosts, str, bool]
 
 
 class ProviderQueue:
-    """Waiting jobs of one provider and lane; domains take turns, and each step costs what it moves."""
+    """Waiting jobs of one provider, lane and way out; domains take turns, and each step costs what it moves."""
 
-    __slots__ = ("_groups", "_sharing", "accepted", "asking", "lane", "provider", "sessions", "size")
+    __slots__ = ("_groups", "_sharing", "accepted", "asking", "lane", "provider", "sessions", "size", "way")
 
-    def __init__(self, provider: str, lane: Lane | None = None) -> None:
+    def __init__(self, provider: str, lane: Lane | None = None, way: str = "") -> None:
         self.provider = provider
         self.lane = lane
+        self.way = way
         self.sessions = 0
         self.size = 0
         self.asking: set[str] = set()

@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from ipaddress import ip_address
 
 from streams.checks.lists import DATA, suffixes
@@ -68,10 +68,15 @@ def provider_of(route: MailRoute, overrides: Mapping[str, str] | None = None) ->
             if name := _listed(host.name, table):
                 return name
     host = preferred[0]
-    registrable = public_suffixes().privatesuffix(host.name)
-    if registrable is None or registrable == public_suffixes().privatesuffix(route.domain):
-        return min(host.addresses, key=_numeric)
-    return registrable
+    registrable = _registrable(host.name)
+    own = registrable is None or (route.domain.endswith(registrable) and registrable == _registrable(route.domain))
+    return registrable if registrable is not None and not own else min(host.addresses, key=_numeric)
+
+
+@lru_cache(maxsize=16_384)
+def _registrable(name: str) -> str | None:
+    """The domain below the public suffix, under which somebody registered; null where there is none."""
+    return public_suffixes().privatesuffix(name)
 
 
 def _preferred(hosts: tuple[MailHost, ...]) -> list[MailHost]:
@@ -87,13 +92,3 @@ def _listed(host: str, table: Mapping[str, str]) -> str | None:
 def _numeric(address: str) -> tuple[int, int]:
     parsed = ip_address(address)
     return parsed.version, int(parsed)
-
-
-def shard_name(provider: str, shard: int, shards: int) -> str:
-    """What a provider's sessions are counted under, where work on it is split: ``google#1``; the provider, unsplit."""
-    return f"{provider}#{shard}" if shards > 1 else provider
-
-
-def whole_provider(name: str) -> str:
-    """The provider that a :func:`shard_name` belongs to."""
-    return name.partition("#")[0]

@@ -5,7 +5,7 @@ Precise rather than eager: a name that is known to exist is never corrected, and
 """
 
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 
 from publicsuffixlist import PublicSuffixList
 
@@ -69,6 +69,7 @@ def _is_tail_slip(tail: str, meant: str) -> bool:
     return tail != meant and abs(len(tail) - len(meant)) <= 1 and is_mistyped(tail, meant, 1, first=True)
 
 
+@lru_cache(maxsize=4096)
 def _is_top_level(tail: str) -> bool:
     return public_suffixes().publicsuffix(tail, accept_unknown=False) is not None
 

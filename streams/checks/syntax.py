@@ -24,6 +24,7 @@ MAX_LOCAL_OCTETS = 64
 MAX_ADDRESS_OCTETS = 254
 """RFC 5321 section 4.5.3.1 with erratum 1690 of RFC 3696: a path of 256 octets includes its angle brackets."""
 
+MAX_DOMAIN_OCTETS = 253
 _CACHED_DOMAINS = 65_536
 
 _DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
@@ -31,6 +32,9 @@ _PLAIN = re.compile(
     r"([A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*)@([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)"
 )
 """Nearly every address: a dot-atom at a domain of letters, digits and hyphens. It skips what looks for the others."""
+_HOST_NAME = re.compile(r"(?:(?!..--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+(?!..--)[a-z](?:[a-z0-9-]{0,61}[a-z])?")
+"""A domain in which IDNA has nothing to say: letters, digits and hyphens, none of them where a prefix would stand."""
+
 _RESERVED = re.compile(r"\.(arpa|invalid|local|localhost|onion)\Z", re.IGNORECASE)
 _PLACEHOLDER = "a.test"
 
@@ -110,6 +114,9 @@ def _parse_local(text: str) -> str | Malformed:
 @lru_cache(maxsize=_CACHED_DOMAINS)
 def _parse_domain(text: str) -> _Domain | Malformed:
     """A pure function of its text, remembered: real lists hold few domains, and reading one costs most."""
+    plain = text.lower()
+    if len(plain) <= MAX_DOMAIN_OCTETS and _HOST_NAME.fullmatch(plain):
+        return _Domain(plain, plain)
     reserved = _RESERVED.search(text)
     parsed = _validate(f"a@{text[: reserved.start()]}.test" if reserved else f"a@{text}")
     if isinstance(parsed, Malformed):

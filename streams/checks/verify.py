@@ -108,10 +108,12 @@ class Verifier:
     async def _verify_group(self, group: list[_Asked], depth: Depth) -> list[Answer]:
         answers: list[Answer] = []
         delays = iter(self.retry_delays_s)
-        attempt = 0
+        attempt, way = 0, None
         while group:
             attempt, delay = attempt + 1, next(delays, None)
-            findings = await self._attempt(group, depth, attempt)
+            findings = await self._attempt(group, depth, attempt, way)
+            # Whoever was greylisted is asked for again from the same address.
+            way = next((finding.evidence.way for finding in findings if finding.retryable), None)
             later = []
             for asked, finding in zip(group, findings, strict=True):
                 if finding.retryable and delay is not None:
@@ -123,14 +125,14 @@ class Verifier:
                 await self.sleep(delay)
         return answers
 
-    async def _attempt(self, group: list[_Asked], depth: Depth, attempt: int) -> list[Finding]:
+    async def _attempt(self, group: list[_Asked], depth: Depth, attempt: int, way: str | None) -> list[Finding]:
         """One finding for each of a domain's addresses."""
         begun = self.now()
         known = [sandbox.finding(asked.prepared, begun) for asked in group]
         open_questions = [asked.prepared for asked, finding in zip(group, known, strict=True) if finding is None]
         route = await self._route(open_questions[0], depth) if open_questions else None
         provider = provider_of(route) if route and route.has_hosts else None
-        probes = iter(await self._probes(route, provider, open_questions, depth))
+        probes = iter(await self._probes(route, provider, open_questions, depth, way))
         hides_mailboxes = provider is not None and traits_of(provider).hides_mailboxes
         ended = self.now()
         return [
@@ -156,10 +158,16 @@ class Verifier:
         return await self.resolver.route(prepared.domain)
 
     async def _probes(
-        self, route: MailRoute | None, provider: str | None, prepared: list[Prepared], depth: Depth
+        self, route: MailRoute | None, provider: str | None, prepared: list[Prepared], depth: Depth, way: str | None
     ) -> Sequence[Probe | None]:
         if depth is not Depth.SMTP or route is None or provider is None:
             return [None] * len(prepared)
         return await self.prober.ask(
-            route, provider, prepared, catch_all_probe=self.catch_all_probe, lane=self.lane, timeout=self.timeout_s
-        )  # fmt: skip
+            route,
+            provider,
+            prepared,
+            catch_all_probe=self.catch_all_probe,
+            lane=self.lane,
+            timeout=self.timeout_s,
+            source=way,
+        )

@@ -11,6 +11,12 @@ from schemas.topics import DEADLETTERS
 from streams.records import Incoming, Outgoing, Unusable
 
 HEADER: Final = "mailvet-deadletter"
+REPLAYS: Final = "mailvet-replays"
+"""How often a record was replayed; it stays on the record, so that a replay that fails again is known as one."""
+REPLAY_ORIGIN: Final = "mailvet-replay-origin"
+"""Where the record failed for the first time: topic/partition/offset."""
+REPLAYED: Final = "mailvet-replayed"
+"""A :class:`schemas.pipeline.Replayed`, of the record that says that a dead letter was replayed."""
 MAX_VALUE_BYTES: Final = 512 * 1024
 MAX_KEY_BYTES: Final = 4 * 1024
 MAX_HEADERS_BYTES: Final = 64 * 1024
@@ -48,11 +54,15 @@ def dead_letter(record: Incoming, unusable: Unusable, *, role: str, at: datetime
     )
 
 
+def is_secret(name: str, value: bytes) -> bool:
+    """Whether a header holds a credential, by its name or by what stands in it."""
+    return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.match(value))
+
+
 def _kept_headers(record: Incoming) -> Iterator[tuple[str, bytes]]:
     room = MAX_HEADERS_BYTES
     for name, value in record.headers.items():
-        secret = _SECRET_NAME.search(name) or _SECRET_VALUE.match(value)
-        kept = REDACTED if secret else value
+        kept = REDACTED if is_secret(name, value) else value
         room -= len(name.encode(errors="replace")) + len(kept)
         if room < 0:
             return

@@ -20,6 +20,10 @@ MAX_RECORD_BYTES = 4 * 1024 * 1024 - 64 * 1024
 """A topic takes batches of 4 MiB; the rest is room for the headers and the batch's own."""
 
 
+CHANGELOG = "a changelog"
+"""Stands for the topic of a row's change, which Faust sends."""
+
+
 class DeliveryFailed(Exception):
     """The broker did not confirm a record: the worker stops, and what it was working on is read again."""
 
@@ -68,15 +72,20 @@ class Producer(Service):
             DeliveryFailed: the broker did not confirm within ``delivery_timeout_s``, or refused.
         """
         limit = self._settings.delivery_timeout_s
+        sent = [(CHANGELOG, future) for future in also]
+        sending = CHANGELOG
         try:
             async with asyncio.timeout(limit):
-                sent = [await self._send(record) for record in records]
+                for record in records:
+                    sending = record.topic
+                    sent.append((sending, await self._send(record)))
                 # wait(), not gather(): if we are cancelled, what is on its way goes on.
-                if waiting := [*sent, *also]:
-                    await asyncio.wait(waiting)
+                if sent:
+                    await asyncio.wait([future for _, future in sent])
         except TimeoutError:
-            raise DeliveryFailed(f"the broker did not confirm a record within {limit:.0f} s") from None
-        _raise_first_error(waiting)
+            late = next((topic for topic, future in sent if not future.done()), sending)
+            raise DeliveryFailed(f"the broker did not confirm a record for {late} within {limit:.0f} s") from None
+        _raise_first_error(sent)
 
     async def _send(self, record: Outgoing) -> "Future[Any]":
         assert self._producer is not None, "the producer was not started"  # noqa: S101  a bug of ours
@@ -94,13 +103,13 @@ class Producer(Service):
             return future
 
 
-def _raise_first_error(futures: Iterable["Future[Any]"]) -> None:
-    errors = [error for future in futures if (error := _error(future))]
-    fatal = [error for error in errors if not isinstance(error, MessageSizeTooLargeError)]
-    if fatal:
-        raise DeliveryFailed(f"the broker refused a record: {fatal[0]!r}") from fatal[0]
-    if errors:
-        raise TooLarge("a record is larger than its topic takes") from errors[0]
+def _raise_first_error(sent: Iterable[tuple[str, "Future[Any]"]]) -> None:
+    errors = [(topic, error) for topic, future in sent if (error := _error(future))]
+    for topic, error in errors:
+        if not isinstance(error, MessageSizeTooLargeError):
+            raise DeliveryFailed(f"the broker refused a record for {topic}: {error!r}") from error
+    for topic, error in errors:
+        raise TooLarge(f"a record is larger than {topic} takes (max.message.bytes)") from error
 
 
 def _error(future: "Future[Any]") -> BaseException | None:

@@ -14,10 +14,12 @@ from typing import Any, Protocol
 from streams.delivery.acks import OrderedAcks
 from streams.delivery.dead_letters import dead_letter
 from streams.delivery.producer import DeliveryFailed, TooLarge
+from streams.delivery.recent import Recent
 from streams.metrics import Labels, Metrics
 from streams.records import Incoming, Outgoing, Unusable
 from streams.subscription import Subscription
 from streams.tables import changes
+from streams.wire import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +63,10 @@ class _Lane:
     events: dict[int, Event] = field(default_factory=dict)
     since: dict[int, float] = field(default_factory=dict)
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+    held_bytes: int = 0
     by_key: dict[bytes | None, dict[int, "asyncio.Task[None]"]] = field(default_factory=dict)
     """The tasks of each key, by offset."""
-    held: bool = False
+    is_held: bool = False
     """Its partition is not read on."""
 
     @property
@@ -103,6 +106,7 @@ class _Lane:
             task.cancel()
         self.events.clear()
         self.since.clear()
+        self.held_bytes = 0
 
 
 class Delivery:
@@ -116,6 +120,7 @@ class Delivery:
         on_fatal: told once why nothing more can be promised; the worker has to stop.
         start: the offset that a partition is read from in this generation; None where that is not known.
         hold: stops reading a partition (true) or goes on (false); what was fetched may still come.
+        dead_letter_limit: the share of dead letters above which a metric asks for attention.
         acks: makes the order of acks; tests put a wrong one here.
     """
 
@@ -130,6 +135,7 @@ class Delivery:
         metrics: Metrics,
         start: Callable[[int], int | None] = lambda _: None,
         hold: Callable[[int, bool], None] = lambda partition, held: None,
+        dead_letter_limit: float = 0.05,
         acks: Callable[..., OrderedAcks] = OrderedAcks,
         clock: Callable[[], float] = monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -148,6 +154,9 @@ class Delivery:
         self._seconds = metrics.record_seconds.labels(role, self._topic)
         metrics.oldest_unacked_seconds.read(self.oldest_unacked)
         metrics.unacked_span.read(self.widest_span)
+        metrics.expect_dead_letters(role)
+        self._recent = Recent(dead_letter_limit, clock)
+        self._recent.show(metrics, (role, self._topic))
 
     async def run(self, events: AsyncIterator[Event]) -> None:
         """Work until the stream ends or this task is cancelled; what is unfinished then is not acknowledged."""
@@ -181,6 +190,11 @@ class Delivery:
             return None
         return -1 if lane is None or lane.acks.last is None else lane.acks.last
 
+    @property
+    def held_bytes(self) -> int:
+        """The values of the records that are worked on, or wait for their turn to be acknowledged."""
+        return sum(lane.held_bytes for lane in self._lanes.values())
+
     def oldest_unacked(self) -> Mapping[Labels, float]:
         """The age in seconds of the oldest record that is not acknowledged, for metrics."""
         firsts = [lane.since[oldest] for lane in self._lanes.values() if (oldest := lane.acks.oldest) in lane.since]
@@ -199,15 +213,17 @@ class Delivery:
         lane = self._lane(message)
         lane.acks.add(message.offset)
         lane.events[message.offset] = event
+        lane.held_bytes += len(message.value or b"")
         lane.since[message.offset] = self._clock()
         self._records_in.inc()
+        self._recent.begun(max(0.0, self._now().timestamp() - (message.timestamp or 0.0)))
         self._in_flight.inc()
         record = incoming(self._topic, message)
         task = asyncio.create_task(self._work(lane, record))
         lane.add(record, task)
         task.add_done_callback(lambda task: self._ended(lane, record, task))
         if lane.is_full(self._share):
-            lane.held = True
+            lane.is_held = True
             self._hold(message.partition, True)  # Again with each record that comes: Faust lets go by its own rules.
 
     def _lane(self, message: Message) -> _Lane:
@@ -216,7 +232,7 @@ class Delivery:
             return lane
         if lane is not None:
             lane.cancel()  # A rebalance, or Faust went back to the committed offset.
-            if lane.held:
+            if lane.is_held:
                 self._hold(message.partition, False)
         acks = self._acks(contiguous=self._subscription.topic.contiguous, start=self._start(message.partition))
         lane = self._lanes[message.partition] = _Lane(message.generation_id, acks)
@@ -248,6 +264,7 @@ class Delivery:
 
     async def _handle(self, record: Incoming) -> Sequence[Outgoing]:
         try:
+            _refuse_unreadable(record)
             return await self._subscription.handle(record)
         except Unusable as unusable:
             return [self._dead_letter(record, unusable)]
@@ -258,6 +275,7 @@ class Delivery:
 
     def _dead_letter(self, record: Incoming, unusable: Unusable) -> Outgoing:
         self._metrics.dead_letters.labels(self._role, unusable.reason).inc()
+        self._recent.died()
         return dead_letter(record, unusable, role=self._role, at=self._now())
 
     def _count_out(self, outputs: Iterable[Outgoing]) -> None:
@@ -270,12 +288,14 @@ class Delivery:
         self._seconds.observe(self._clock() - lane.since[record.offset])
         for offset in lane.acks.done(record.offset):
             del lane.since[offset]
-            lane.events.pop(offset).ack()
+            event = lane.events.pop(offset)
+            lane.held_bytes -= len(event.message.value or b"")
+            event.ack()
 
     def _let_go(self, lane: _Lane, partition: int) -> None:
         """Read a partition on that was held back, once there is room again."""
-        if lane.held and self._lanes.get(partition) is lane and lane.has_room(self._share):
-            lane.held = False
+        if lane.is_held and self._lanes.get(partition) is lane and lane.has_room(self._share):
+            lane.is_held = False
             self._hold(partition, False)
 
     def _ended(self, lane: _Lane, record: Incoming, task: "asyncio.Task[None]") -> None:
@@ -316,6 +336,12 @@ def incoming(topic: str, message: Message) -> Incoming:
         repeated=frozenset(repeated),
         timestamp_ms=round(max(message.timestamp or 0.0, 0.0) * 1000),
     )
+
+
+def _refuse_unreadable(record: Incoming) -> None:
+    """A batch that was not unpacked (:mod:`streams.wire`). Whoever writes that header himself has a dead letter too."""
+    if UNREADABLE in record.headers:
+        raise Unusable("too_large", "its batch can't be unpacked, or not to a bearable size")
 
 
 def _rises(lane: _Lane, message: Message) -> bool:

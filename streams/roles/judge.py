@@ -54,6 +54,7 @@ class Destination:
     shard: int = 0
     attempt: int = 1
     hops: int = 0
+    source: str | None = None
 
 
 async def providers_of(routes: Mapping[str, MailRoute]) -> dict[str, str]:
@@ -110,6 +111,7 @@ def tasks(ticket: Ticket, to: Destination, items: Iterable[TaskItem], now: datet
             items=tuple(piece),
             attempt=to.attempt,
             hops=to.hops,
+            source=to.source,
             created_at=now,
         )
         yield Outgoing(to.topic, f"{to.provider}#{to.shard}".encode(), encode(task))

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, cast
 
 from schemas.pipeline import AttemptEntry, Task, TaskItem
 from schemas.result import Finding
@@ -16,7 +16,7 @@ from schemas.topics import TASKS_BULK, TASKS_INTERACTIVE, TIERS
 from schemas.vocabulary import Depth, Lane
 from streams.checks.classify import meaning, past_of
 from streams.checks.evidence import Prepared, Probe
-from streams.checks.providers import shard_name, traits_of
+from streams.checks.providers import traits_of
 from streams.codec import decode
 from streams.dns.answers import MailRoute
 from streams.metrics import Metrics
@@ -38,6 +38,7 @@ from streams.roles.judge import (
 )
 from streams.roles.tiers import later
 from streams.settings import Settings
+from streams.smtp.shards import shard_name
 from streams.subscription import Subscription
 
 CONCURRENCY = 2000
@@ -72,6 +73,7 @@ class Prober(Protocol):
         catch_all_probe: bool,
         lane: Lane | None,
         timeout: float,
+        source: str | None = None,
     ) -> list[Probe]: ...
 
 
@@ -84,7 +86,7 @@ class Target:
 
 
 class Probing:
-    """``clock``: milliseconds since 1970."""
+    """``clock``: milliseconds since 1970. ``sessions_of``: how many sessions a provider is given, all its shards."""
 
     def __init__(
         self,
@@ -95,6 +97,7 @@ class Probing:
         resolver: Resolver,
         prober: Prober,
         clock: Callable[[], int],
+        sessions_of: Callable[[str], int] | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -105,8 +108,8 @@ class Probing:
         self._clock = clock
         self._computing = Turns()
         self._open = CreditsBy(lambda _: OPEN_BYTES)
-        at_once = PIECE * settings.sessions_per_provider
-        self._turns = CreditsBy(lambda _: at_once)
+        sessions_of = sessions_of or (lambda _: settings.sessions_per_provider)
+        self._turns = CreditsBy(lambda turn: PIECE * sessions_of(cast(tuple[Lane, str], turn)[1]))
         self._lanes = {lane: Credits(settings.in_flight_addresses) for lane in Lane}
 
     def subscriptions(self) -> tuple[Subscription, ...]:
@@ -219,6 +222,7 @@ class Probing:
                     catch_all_probe=task.ticket.options.catch_all_probe and traits_of(provider).catch_all_probe_useful,
                     lane=lane,
                     timeout=min(self._settings.dialogue_deadline_s, left_s),
+                    source=task.source,
                 )
         return [
             replace(learned, probe=probe, waited_ms=waited_ms) for learned, probe in zip(piece, probes, strict=True)
@@ -247,7 +251,8 @@ class Probing:
                 hint_s = _hint_s(each.probe)
                 wait = later(task.ticket, task.attempt, now, self._settings.retry_delays_s, hint_s=hint_s)
             if wait is not None:
-                to = Destination(wait.tier, task.provider, task.shard, task.attempt + 1)
+                source = _source(task, each.probe)
+                to = Destination(wait.tier, task.provider, task.shard, task.attempt + 1, source=source)
                 again[to].append(_again(each, finding))
                 self._metrics.retries.labels(wait.tier, finding.reason).inc()
                 finding = finding.model_copy(update={"next_attempt_at": wait.due})
@@ -264,6 +269,11 @@ def _again(learned: Learned, finding: Finding) -> TaskItem:
     return TaskItem(
         positions=learned.positions, address=learned.prepared.address, past=(*learned.past, past_of(finding))
     )
+
+
+def _source(task: Task, probe: Probe | None) -> str | None:
+    """The way out to be taken again: the one that a server has answered by, since it may have greylisted that."""
+    return probe.way if probe is not None and probe.reply is not None and probe.way else task.source
 
 
 def _hint_s(probe: Probe | None) -> int | None:

@@ -20,19 +20,24 @@ from mode import Service
 from schemas.pipeline import Task
 from schemas.topics import TIERS, Topic
 from streams.codec import decode
-from streams.delivery import Producer, dead_letter
+from streams.delivery import Producer, Recent, dead_letter
 from streams.kafka import client_options
 from streams.metrics import Metrics
 from streams.records import Incoming, Outgoing, Unusable
 from streams.roles.judge import LANES
 from streams.settings import Settings
 from streams.tables import app_id
+from streams.wire import read_anything
 
 logger = logging.getLogger(__name__)
 
 ROLE = "retry"
 MAX_WAIT_S = 1.0
 """How long the consumer waits for records before it looks at the clock again."""
+
+SPREAD = 0.05
+"""Partitions of a tier wait up to so much of its delay longer, each its own part, so that what was told "later" in one
+moment (an outage, a restart) does not come back in one moment. Nothing is early, and nobody overtakes."""
 
 BATCH = 500
 BACK_OFF_S = 1.0
@@ -55,6 +60,11 @@ def due(records: Sequence[Incoming], delay_ms: int, now_ms: int) -> Due:
         if wake_ms > now_ms:
             return Due(tuple(records[:place]), record.offset, wake_ms)
     return Due(tuple(records))
+
+
+def spread(delay_ms: int, partition: int) -> int:
+    """The delay of one partition of a tier: the same after a restart. Neighbours lie far apart (golden ratio)."""
+    return delay_ms + round(delay_ms * SPREAD * (partition * 0.6180339887 % 1))
 
 
 def forward(record: Incoming) -> Outgoing:
@@ -92,10 +102,12 @@ class Tier(ConsumerRebalanceListener):  # type: ignore[misc]
         consumer: Consumer,
         deliver: Deliver,
         metrics: Metrics,
+        recent: Recent,
         clock: Clock,
         settled: asyncio.Event | None = None,
     ) -> None:
         self._topic = topic
+        self._recent = recent
         self._delay_ms = round(delay_s * 1000)
         self._consumer = consumer
         self._deliver = deliver
@@ -146,10 +158,11 @@ class Tier(ConsumerRebalanceListener):  # type: ignore[misc]
         return max(1, min(nearest - self._clock(), round(MAX_WAIT_S * 1000)))
 
     async def _work(self, partition: TopicPartition, records: Sequence[Incoming]) -> None:
-        found = due(records, self._delay_ms, self._clock())
+        found = due(records, spread(self._delay_ms, partition.partition), self._clock())
         if found.rest is not None and found.wake_ms is not None:
             self._hold(partition, found.rest, found.wake_ms)
         if found.ready:
+            self._recent.begun((self._clock() - found.ready[0].timestamp_ms) / 1000, len(found.ready))
             outputs = [self._output(record) for record in found.ready]
             self._working = partition
             await self._deliver(outputs)
@@ -172,6 +185,7 @@ class Tier(ConsumerRebalanceListener):  # type: ignore[misc]
             return forward(record)
         except Unusable as unusable:
             self._metrics.dead_letters.labels(ROLE, unusable.reason).inc()
+            self._recent.died()
             return dead_letter(record, unusable, role=ROLE, at=datetime.fromtimestamp(self._clock() / 1000, UTC))
 
     async def _commit(self, partition: TopicPartition, offset: int) -> None:
@@ -193,6 +207,8 @@ class TierRunner:
         self.should_stop = False
         self._topic, self._delay_s, self._settings = topic, delay_s, settings
         self._producer, self._metrics, self._clock = producer, metrics, clock
+        self._recent = Recent(settings.dead_letter_limit)
+        self._recent.show(metrics, (ROLE, topic.name))
         self._tier: Tier | None = None
 
     def standing(self) -> Mapping[TopicPartition, int | None]:
@@ -233,6 +249,7 @@ class TierRunner:
             consumer=consumer,
             deliver=self._producer.deliver,
             metrics=self._metrics,
+            recent=self._recent,
             clock=self._clock,
             settled=self.settled,
         )
@@ -254,6 +271,7 @@ class RetryService(Service):
 
     def __init__(self, settings: Settings, producer: Producer, metrics: Metrics, clock: Clock, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self._metrics = metrics
         self.tiers = tuple(
             TierRunner(topic, delay_s, settings=settings, producer=producer, metrics=metrics, clock=clock)
             for topic, delay_s in zip(TIERS, settings.retry_delays_s, strict=True)
@@ -266,6 +284,8 @@ class RetryService(Service):
 
     async def on_started(self) -> None:
         """Consume every tier until the service stops."""
+        read_anything()
+        self._metrics.expect_dead_letters(ROLE)
         for tier in self.tiers:
             self.add_future(tier.run())
 

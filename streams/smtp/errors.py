@@ -57,10 +57,30 @@ class DialAttempt:
     """Nobody was dialled: this is what was learned before."""
     local: bool = False
     """This machine could not dial (no file descriptor, no port, no memory): it says nothing about the host."""
+    way: str = ""
+    """The name of the way that was tried, where there are several."""
+    way_failed: bool = False
+    """The way itself is to blame: its proxy can't be reached, or this machine does not have its address. Goes with
+    ``local``."""
+
+    @property
+    def unreached(self) -> bool:
+        """True when the network failed before the server could say or do anything: another way may be taken."""
+        return (
+            self.stage is Stage.CONNECT
+            and self.reply is None
+            and self.failure in (DialFailure.CONNECT, DialFailure.TIMEOUT)
+        )
 
     def __str__(self) -> str:
         why = "; ".join(str(part) for part in (self.reply, self.detail) if part) or str(self.failure)
-        return f"{self.host.name} [{self.host.address}]:{self.host.port} at {self.stage}: {why}"
+        where = f"{self.host.name} [{self.host.address}]:{self.host.port}" + (f" via {self.way}" if self.way else "")
+        return f"{where} at {self.stage}: {why}"
+
+
+def unreachable(host: Host, detail: str) -> DialAttempt:
+    """What to tell of a host that was not dialled, since our way out does not lead there."""
+    return DialAttempt(host, Stage.CONNECT, failure=DialFailure.CONNECT, detail=detail, old=True, local=True)
 
 
 _LOCAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
@@ -68,8 +88,17 @@ _LOCAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, err
 
 def is_local(error: BaseException | None) -> bool:
     """True when an error of a dial, or one of those that led to it, is this machine's own want."""
+    return _has_errno(error, _LOCAL)
+
+
+def lacks_address(error: BaseException | None) -> bool:
+    """True when a dial failed since this machine does not have the address that it was to come from."""
+    return _has_errno(error, frozenset({errno.EADDRNOTAVAIL}))
+
+
+def _has_errno(error: BaseException | None, numbers: frozenset[int]) -> bool:
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _LOCAL:
+        if isinstance(error, OSError) and error.errno in numbers:
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from streams.smtp.policy import (
     Learned,
+    Lost,
     ProviderPolicy,
     chunk_size,
     nonmail_left,
@@ -78,6 +79,20 @@ def several_domains(reply: Reply) -> bool:
     return not reply.positive and "transaction" in (text := reply.text.lower()) and bool(_SEVERAL_DOMAINS.search(text))
 
 
+_OUT_OF_STEP = frozenset({421, 500, 501, 503, 554})
+
+
+def out_of_step(reply: Reply) -> bool:
+    """True where a server complains that commands did not wait for its replies, whatever it had offered.
+
+    Exim says 554 ("SMTP synchronization error"), Postfix 503 ("improper use of SMTP command pipelining").
+    """
+    if reply.code not in _OUT_OF_STEP:
+        return False
+    text = reply.text.lower()
+    return "pipelining" in text or "synchronization" in text or "synchronisation" in text
+
+
 class Exchange:
     """Plans the commands for some recipients and gathers the replies.
 
@@ -93,8 +108,12 @@ class Exchange:
         "_sent",
         "_session",
         "_smtputf8",
+        "_void",
         "_writes",
+        "began_late",
         "heard",
+        "opens",
+        "pipelined",
         "told_off",
     )
 
@@ -124,6 +143,13 @@ class Exchange:
         self._writes = [steps] if pipelining else [[step] for step in steps]
         self._writes.reverse()
         self._sent: list[Step] = []
+        self._void = False
+        self.pipelined = pipelining and len(steps) > 1
+        """Several commands are one write."""
+        self.opens = bool(steps) and steps[0].verb is not Verb.RCPT
+        """It begins with a transaction of its own."""
+        self.began_late = session.usage.answered > 0
+        """The session has answered before."""
         self.heard = 0
         """RCPT replies that have come."""
         self.told_off = False
@@ -154,13 +180,30 @@ class Exchange:
             step = self._sent.pop()
             first = self._session.usage.answered <= (verb is Verb.RCPT)
             self.told_off |= reply.code == 421 and first
+            self._void |= self.pipelined and out_of_step(reply)
             if verb is Verb.MAIL:
                 self._take_mail(reply)
             elif verb is Verb.RCPT:
                 self._take_rcpt(step, reply)
-        if self._session.surplus:
+        if self._session.surplus or self._void:
             # With one reply too many, each of them may belong to its neighbour.
             self._mail, self._replies = None, [None] * len(self._replies)
+
+    @property
+    def lost(self) -> Lost:
+        """Whether the server could not do with several commands at a time.
+
+        Surely, when it says so or answers more than it was asked; perhaps, when it ended a session that had refused
+        nothing in the midst of its first write.
+        """
+        session = self._session
+        if not self.pipelined:
+            return Lost.NO
+        if session.surplus or self._void:
+            return Lost.SURELY
+        broken = session.ended in (Ended.CLOSED, Ended.PROTOCOL) and session.in_flight > 0
+        first = not (self.began_late or session.usage.errors)
+        return Lost.PERHAPS if broken and first else Lost.NO
 
     def answers(self) -> Answers:
         """What is known now."""

@@ -1,8 +1,8 @@
 """Who may have which connection: the pool's books, kept without I/O.
 
-Each provider has its own account: open connections, idle ones by socket, callers that wait, first come first served.
-The ledger never opens or closes anything. It grants (a connection, or leave to dial) and appends to ``closing`` what
-the pool has to close afterwards; what stands there is off the books already.
+Each provider has an account for each way that it is asked by: open connections, idle ones by socket, callers that
+wait, first come first served. The ledger never opens or closes anything. It grants (a connection, or leave to dial) and
+appends to ``closing`` what the pool has to close afterwards; what stands there is off the books already.
 
 Every operation is O(1) in the number of connections, waiters and providers (but for the sweep, which looks at the idle
 ones): a claim is granted by looking at its own account, and a freed place goes to the first account in ``starved``.
@@ -26,13 +26,16 @@ MAX_RECOVERIES = 1000
 """Hosts that wait to be dialled by the pool itself; further ones wait for a caller."""
 
 Key = tuple[str, int]
+Place = tuple[str, str]
+"""A provider and the name of a way out: whoever counts our sessions there counts them by our address."""
+
 Memory = tuple[Learned, Health, Pace]
 
 
 class Pooled(Protocol):
     """What the ledger looks at in a connection."""
 
-    provider: str
+    place: Place
     key: Key
     idle_since: float
     born: float
@@ -51,12 +54,13 @@ C = TypeVar("C", bound=Pooled)
 
 
 class Account(Generic[C]):
-    """One provider's part of the books."""
+    """One provider's part of the books, by one way out."""
 
-    __slots__ = ("health", "idle", "learned", "name", "open", "pace", "policy", "waiting")
+    __slots__ = ("health", "idle", "learned", "open", "pace", "place", "policy", "provider", "waiting", "way")
 
-    def __init__(self, name: str, policy: ProviderPolicy, learned: Learned, health: Health, pace: Pace) -> None:
-        self.name = name
+    def __init__(self, place: Place, policy: ProviderPolicy, learned: Learned, health: Health, pace: Pace) -> None:
+        self.place = place
+        self.provider, self.way = place
         self.policy = policy
         self.learned = learned
         self.health = health
@@ -77,6 +81,11 @@ class Account(Generic[C]):
         """So many connections more, or fewer."""
         self.open += change
         self.pace.sessions.used = self.open
+
+    @property
+    def name(self) -> str:
+        """For people: the provider, and the way where there are several."""
+        return f"{self.provider} via {self.way}" if self.way else self.provider
 
 
 class Claim(Generic[C]):
@@ -104,41 +113,41 @@ class Ledger(Generic[C]):
         self.book = book
         self.total = total
         self.open = 0
-        self.accounts: dict[str, Account[C]] = {}
+        self.accounts: dict[Place, Account[C]] = {}
         self.idle: OrderedDict[C, None] = OrderedDict()
         """All idle connections, the longest idle first."""
         self.closing: list[tuple[C, Life, str]] = []
         """Off the books, and to be closed: each with the state to take and the cause."""
-        self.recoveries: dict[tuple[str, Host], float] = {}
+        self.recoveries: dict[tuple[Place, Host], float] = {}
         """When a host of a provider is dialled again by the pool itself."""
         self._starved: OrderedDict[Account[C], None] = OrderedDict()
         """Accounts with waiters that only the global limit holds back, in turn."""
-        self._memory: OrderedDict[str, Memory] = OrderedDict()
+        self._memory: OrderedDict[Place, Memory] = OrderedDict()
 
     # Claims
 
-    def account(self, provider: str) -> Account[C]:
-        """The provider's account, opened when it has none."""
-        account = self.accounts.get(provider)
+    def account(self, place: Place) -> Account[C]:
+        """The account of a provider and a way, opened when there is none."""
+        account = self.accounts.get(place)
         if account is None:
-            policy = self.book.policy(provider)
-            known = self._memory.pop(provider, None) or (Learned(), Health(policy), Pace(policy))
-            account = self.accounts[provider] = Account(provider, policy, *known)
+            policy = self.book.policy(place[0])
+            known = self._memory.pop(place, None) or (Learned(), Health(policy), Pace(policy))
+            account = self.accounts[place] = Account(place, policy, *known)
         return account
 
-    def health(self, provider: str) -> Health | None:
-        """What is known of a provider's health; None: nothing."""
-        if (account := self.accounts.get(provider)) is not None:
+    def health(self, place: Place) -> Health | None:
+        """What is known of a provider's health, seen from a way; None: nothing."""
+        if (account := self.accounts.get(place)) is not None:
             return account.health
-        known = self._memory.get(provider)
+        known = self._memory.get(place)
         return known[1] if known is not None else None
 
-    def limit(self, provider: str) -> int:
-        """Connections that may be open with ``provider`` now."""
-        if (account := self.accounts.get(provider)) is not None:
+    def limit(self, place: Place) -> int:
+        """Connections that may be open with a provider now, by a way."""
+        if (account := self.accounts.get(place)) is not None:
             return account.limit
-        known = self._memory.get(provider)
-        return known[2].sessions.limit if known is not None else self.book.policy(provider).sessions
+        known = self._memory.get(place)
+        return known[2].sessions.limit if known is not None else self.book.policy(place[0]).sessions
 
     def claim(self, claim: Claim[C]) -> None:
         """Grant now if nobody waits before it and the limits allow, else let it wait."""
@@ -153,7 +162,7 @@ class Ledger(Generic[C]):
             self._serve(claim.account)
             self._tidy(claim.account)
         elif claim.connection is None:
-            self.gone(claim.account.name)
+            self.gone(claim.account.place)
         else:
             self.give_back(claim.connection)
 
@@ -161,15 +170,15 @@ class Ledger(Generic[C]):
 
     def give_back(self, connection: C) -> None:
         """A connection that is whole comes back: to the next waiter, or to rest."""
-        account = self.accounts[connection.provider]
+        account = self.accounts[connection.place]
         account.idle.setdefault(connection.key, []).append(connection)
         self.idle[connection] = None
         self._serve(account)
         self._feed_starved()
 
-    def gone(self, provider: str) -> None:
-        """A connection of ``provider`` is no more, or its dial has failed: its place is free."""
-        account = self.accounts[provider]
+    def gone(self, place: Place) -> None:
+        """A connection is no more, or its dial has failed: its place is free."""
+        account = self.accounts[place]
         account.count(-1)
         self.open -= 1
         self._feed_starved()
@@ -206,20 +215,20 @@ class Ledger(Generic[C]):
         """Somebody was told that ``host`` is left alone: it shall be dialled as soon as that is over."""
         due = account.health.retry_at(host)
         if due > now and len(self.recoveries) < MAX_RECOVERIES:
-            self.recoveries[account.name, host] = due
+            self.recoveries[account.place, host] = due
 
-    def recoverable(self, now: float, limit: int) -> list[tuple[str, Host]]:
-        """Up to ``limit`` hosts (with their provider) that shall be dialled now; the caller does."""
+    def recoverable(self, now: float, limit: int) -> list[tuple[Place, Host]]:
+        """Up to ``limit`` hosts (with their provider and way) that shall be dialled now; the caller does."""
         due = list(islice((each for each, at in self.recoveries.items() if at <= now), limit))
         for each in due:
             del self.recoveries[each]
         return due
 
-    def troubled(self, now: float) -> dict[str, Account[C]]:
+    def troubled(self, now: float) -> dict[Place, Account[C]]:
         """Accounts of all providers that have connections or callers, or a breaker that is not closed."""
         remembered = {
-            name: Account[C](name, self.book.policy(name), learned, health, pace)
-            for name, (learned, health, pace) in self._memory.items()
+            place: Account[C](place, self.book.policy(place[0]), learned, health, pace)
+            for place, (learned, health, pace) in self._memory.items()
             if health.left_alone(now) or health.provider.opened or health.block.opened
         }
         return {**remembered, **self.accounts}
@@ -269,8 +278,8 @@ class Ledger(Generic[C]):
         if oldest is None:
             return False
         self._drop(oldest, Life.DRAINING, "evicted")
-        if oldest.provider != account.name:
-            self._tidy(self.accounts[oldest.provider])
+        if oldest.place != account.place:
+            self._tidy(self.accounts[oldest.place])
         return True
 
     def _serve(self, account: Account[C]) -> None:
@@ -294,7 +303,7 @@ class Ledger(Generic[C]):
 
     def _expires(self, connection: C) -> float:
         """When an idle connection shall go; one that is kept warm stays until it is too old."""
-        if self.accounts[connection.provider].open <= connection.policy.warm:
+        if self.accounts[connection.place].open <= connection.policy.warm:
             return connection.born + connection.max_age_s
         return connection.idle_since + connection.policy.idle_expiry_s
 
@@ -302,7 +311,7 @@ class Ledger(Generic[C]):
         """An idle connection ends, and its place goes to whoever waits."""
         self._unlist(connection)
         self.closing.append((connection, life, cause))
-        self.gone(connection.provider)
+        self.gone(connection.place)
 
     def _drop(self, connection: C, life: Life, cause: str) -> None:
         """An idle connection ends, and its place is already promised."""
@@ -311,12 +320,12 @@ class Ledger(Generic[C]):
 
     def _strike(self, connection: C, life: Life, cause: str) -> None:
         self.closing.append((connection, life, cause))
-        self.accounts[connection.provider].count(-1)
+        self.accounts[connection.place].count(-1)
         self.open -= 1
 
     def _unlist(self, connection: C) -> None:
         del self.idle[connection]
-        idle = self.accounts[connection.provider].idle
+        idle = self.accounts[connection.place].idle
         stack = idle[connection.key]
         stack.remove(connection)
         if not stack:
@@ -326,9 +335,9 @@ class Ledger(Generic[C]):
         """Providers come and go by the thousand: an account without connections and callers is closed."""
         if account.open or account.waiting:
             return
-        del self.accounts[account.name]
+        del self.accounts[account.place]
         self._starved.pop(account, None)
         if account.learned != Learned() or not account.health.blank or not account.pace.blank:
-            self._memory[account.name] = account.learned, account.health, account.pace
+            self._memory[account.place] = account.learned, account.health, account.pace
             if len(self._memory) > MAX_LEARNED:
                 self._memory.popitem(last=False)

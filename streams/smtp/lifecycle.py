@@ -77,6 +77,8 @@ class Event:
     before: Life | None
     after: Life
     cause: str
+    way: str = ""
+    """The name of the way out, where there are several; here and below."""
 
 
 class Kind(StrEnum):
@@ -94,6 +96,9 @@ class Kind(StrEnum):
     """What is allowed a second has changed; outcome "connections slower", "recipients faster" and so on."""
     BREAKER = "breaker"
     """A breaker is in another state, the outcome; ``host`` is None for that of the provider."""
+    WAY = "way"
+    """``way`` is "down" (its proxy or its source address fails) or "up" again; or it was "taken" for ``provider`` in
+    place of one that the network failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,7 @@ class Notice:
     outcome: str
     host: Host | None = None
     seconds: float | None = None
+    way: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,7 @@ class ConnectionView:
     age_s: float
     uses: int
     errors_left: int | None
+    way: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +148,18 @@ class ProviderView:
 
 
 @dataclass(frozen=True, slots=True)
+class WayView:
+    """One way out."""
+
+    sessions: int
+    """Connections that count against the limits."""
+    breaker: BreakerState
+    """Of the way itself: open while its proxy or its source address fails."""
+    blocked: int
+    """Providers that are believed to block it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The pool at one moment; a copy, safe to keep."""
 
@@ -149,10 +168,12 @@ class Snapshot:
     states: Mapping[Life, int]
     waiters: int
     providers: Mapping[str, ProviderView]
-    """Those with sessions or waiters, and those that are left alone."""
+    """Those with sessions or waiters, and those that are left alone; with several ways, ``provider via way``."""
     connections: tuple[ConnectionView, ...]
     counters: Mapping[str, int]
     """See :data:`COUNTERS`."""
+    ways: Mapping[str, WayView] = field(default_factory=dict)
+    """By name; "" is the only one of a pool that was given none."""
 
     @property
     def open(self) -> int:
@@ -193,7 +214,9 @@ class Recorder:
     """The pool's; a thread may hold it already."""
     counters: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(COUNTERS, 0)))
 
-    def move(self, provider: str, host: Host | None, before: Life | None, after: Life, cause: str) -> Life:
+    def move(
+        self, provider: str, host: Host | None, before: Life | None, after: Life, cause: str, *, way: str = ""
+    ) -> Life:
         """``after``, when the table allows it after ``before`` (None: a new connection, which begins dialling)."""
         if after is not Life.DIALLING if before is None else after not in TRANSITIONS[before]:
             raise RuntimeError(f"a connection that is {before} can't become {after}")
@@ -202,15 +225,22 @@ class Recorder:
                 self.count("drained")
             elif after is Life.BROKEN and before in (Life.BUSY, Life.IDLE):
                 self.count("broken")
-            _tell(self.on_event, lambda: Event(self.clock(), provider, host, before, after, cause))
+            _tell(self.on_event, lambda: Event(self.clock(), provider, host, before, after, cause, way))
         return after
 
     def notice(
-        self, kind: Kind, provider: str, outcome: str, *, host: Host | None = None, seconds: float | None = None
+        self,
+        kind: Kind,
+        provider: str,
+        outcome: str,
+        *,
+        host: Host | None = None,
+        seconds: float | None = None,
+        way: str = "",
     ) -> None:
         """Tell of what is no change of a connection."""
         with self.lock:
-            _tell(self.on_notice, lambda: Notice(self.clock(), kind, provider, outcome, host, seconds))
+            _tell(self.on_notice, lambda: Notice(self.clock(), kind, provider, outcome, host, seconds, way))
 
     def count(self, counter: str) -> None:
         """One more of ``counter``, which stands in :data:`COUNTERS`."""

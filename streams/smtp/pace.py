@@ -121,24 +121,55 @@ class Breadth:
         return self.limit < before
 
 
-class Pace:
-    """What one provider bears: new connections and recipients a second, and sessions at a time."""
+SLOW_S = 5.0
+"""So much later than as a rule is late; less may be our own doing, since a loop that is busy reads late."""
 
-    __slots__ = ("connections", "recipients", "sessions")
+SLOW_FACTOR = 4.0
+OF_LATE = 1 / 4
+AS_A_RULE = 1 / 64
+"""The part that one reply has in each mean: what is slow for long becomes the rule, and is complained of no more."""
+
+
+class Latency:
+    """How long a provider takes to its first reply, of late and as a rule; seconds."""
+
+    __slots__ = ("late", "rule")
+
+    def __init__(self) -> None:
+        self.late: float | None = None
+        self.rule = 0.0
+
+    def slow(self, seconds: float) -> bool:
+        """Note one reply; true when the provider is much slower of late than as a rule."""
+        if self.late is None:
+            self.late = self.rule = seconds
+            return False
+        self.late += (seconds - self.late) * OF_LATE
+        self.rule += (seconds - self.rule) * (AS_A_RULE if seconds > self.rule else OF_LATE)
+        return self.late > self.rule * SLOW_FACTOR and self.late > self.rule + SLOW_S
+
+
+class Pace:
+    """What one provider bears: new connections and recipients a second, sessions at a time. And how fast it answers."""
+
+    __slots__ = ("connections", "latency", "recipients", "sessions")
 
     def __init__(self, policy: ProviderPolicy) -> None:
         self.connections = Throttle(policy.connections_per_s)
         self.recipients = Throttle(policy.recipients_per_s)
         self.sessions = Breadth(policy.sessions, policy.sessions_max)
+        self.latency = Latency()
 
-    def judge(self, now: float, *, told_off: bool, stalled: bool, ended: object) -> list[str]:
-        """An exchange is over: what changes. ``told_off``: by 421 at once; ``ended``: true where the session is too."""
+    def judge(self, now: float, *, told_off: bool, stalled: bool, ended: object, slow: bool = False) -> list[str]:
+        """An exchange is over: what changes. ``told_off``: by 421 at once; ``slow``: it was answered late; ``ended``:
+        true where the session is too."""
         changes = []
-        if told_off or stalled:
+        if told_off or slow or stalled:
             # A stall has made the next writes smaller already, and comes of errors, not of sessions.
-            if (told_off or self.recipients.rate) and self.recipients.complained(now):
+            too_much = told_off or slow
+            if (too_much or self.recipients.rate) and self.recipients.complained(now):
                 changes.append("recipients slower")
-            if told_off and self.sessions.complained(now):
+            if too_much and self.sessions.complained(now):
                 changes.append("sessions fewer")
         elif not ended:
             if self.recipients.content(now):

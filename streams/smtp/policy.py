@@ -6,7 +6,7 @@ providers in public is marked so. Zero means "no limit" wherever a count is mean
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Any
 
@@ -29,7 +29,7 @@ class ProviderPolicy:
     sessions_max: int = 0
     """How far that number may grow while all are in use and every write is answered well; not at all where it is no
     more than ``sessions``. Postfix as a client goes from 5 to 20 (default_destination_concurrency_limit) and as a
-    server takes 50 of one client; Exim takes 20 in all (smtp_accept_max), of which half should be left to others."""
+    server takes 50 of one client; Exim takes 20 in all (smtp_accept_max), of which some are to be left to others."""
 
     rcpt_per_transaction: int = 100
     """RFC 5321 section 4.5.3.1.8 makes every server take this many; a smaller limit is learned from 452 4.5.3."""
@@ -106,19 +106,46 @@ class ProviderPolicy:
     block_max_s: float = 21600.0
 
     def __post_init__(self) -> None:
+        for name in _NEVER_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more")
+        for name in _DURATIONS:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be more than 0 seconds")
+        if not 0 <= self.age_jitter < 1:
+            raise ValueError("age_jitter must be 0 or more, and less than 1")
         if self.breaker_failures < 1 or self.block_domains < 1:
             raise ValueError("breaker_failures and block_domains must be 1 or more")
-        if self.connections_per_s < 0 or self.recipients_per_s < 0:
-            raise ValueError("connections_per_s and recipients_per_s must be 0 or more")
         if not 0 <= self.warm <= self.sessions:
             raise ValueError("warm must be 0 to sessions")
-        if self.sessions_max < 0:
-            raise ValueError("sessions_max must be 0 or more")
         if self.sessions < 1 or self.rcpt_per_transaction < 1:
             raise ValueError("sessions and rcpt_per_transaction must be 1 or more")
         if self.min_errors_left < 1 or 0 < self.error_budget < self.min_errors_left:
             raise ValueError("min_errors_left must be 1 or more, and error_budget 0 or at least min_errors_left")
 
+
+_NEVER_NEGATIVE = (
+    "sessions_max",
+    "domains_per_transaction",
+    "error_budget",
+    "error_budget_max",
+    "connections_per_s",
+    "recipients_per_s",
+    "nonmail_budget",
+    "max_uses",
+    "noop_after_s",
+)
+_DURATIONS = (
+    "max_age_s",
+    "idle_expiry_s",
+    "connect_timeout_s",
+    "command_timeout_s",
+    "stall_s",
+    "breaker_base_s",
+    "breaker_max_s",
+    "block_base_s",
+    "block_max_s",
+)
 
 LARGE_PROVIDERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -154,7 +181,29 @@ class PolicyBook:
 
         :raises TypeError: an override names no field of :class:`ProviderPolicy`; found when the book is made.
         """
-        return replace(self.default, **{**self.large.get(provider, {}), **self.overrides.get(provider, {})})
+        changes = {**self.large.get(provider, {}), **self.overrides.get(provider, {})}
+        return replace(self.default, **changes) if changes else self.default
+
+
+STEPWISE_S = 900.0
+"""How long a provider that lost its step is asked one command at a time; then pipelining is tried again."""
+
+LOST_STEPS = 2
+"""So many writes that may have been lost for being pipelined, with none that was answered between them, are proof."""
+
+LOST_APART_S = 5.0
+"""Sessions that break together are one sign: a server that is restarted ends them all."""
+
+SLOW_BATCH = 5
+"""Slow replies make writes no smaller than this."""
+
+
+class Lost(IntEnum):
+    """Whether a write was lost since it held several commands; how many signs it counts for."""
+
+    NO = 0
+    PERHAPS = 1
+    SURELY = LOST_STEPS
 
 
 @dataclass(slots=True)
@@ -176,6 +225,12 @@ class Learned:
     slows_errors: bool = False
     """A session stalled after some refusals: the budget grows no more."""
 
+    stepwise_until: float = 0.0
+    """Until then one command at a time, though PIPELINING is offered."""
+
+    lost_steps: int = 0
+    lost_at: float = float("-inf")
+
     wants_tls: set[tuple[str, int]] = field(default_factory=set)
     """Addresses and ports that answered MAIL with 530: the next session begins with STARTTLS."""
 
@@ -187,6 +242,28 @@ class Learned:
         """A write was answered whole."""
         if self.batch is not None and asked >= self.batch:
             self.batch *= 2
+
+    def slowed(self, asked: int) -> None:
+        """A write was answered whole, but late: ask less at a time."""
+        self.batch = max(min(asked, SLOW_BATCH), asked // 2)
+
+    def stepped(self, lost: Lost, now: float) -> bool:
+        """What became of a write of several commands; true when from now on it is one at a time.
+
+        When that time is over, one sign is enough to begin it anew, and one write that is answered to forget.
+        """
+        if lost is Lost.NO:
+            self.lost_steps = 0
+            return False
+        if lost is Lost.PERHAPS and now < self.lost_at + LOST_APART_S:
+            return False
+        self.lost_at = now
+        self.lost_steps += lost
+        if self.lost_steps < LOST_STEPS:
+            return False
+        self.lost_steps = LOST_STEPS - 1
+        self.stepwise_until = now + STEPWISE_S
+        return True
 
     def erred(self, errors: int, policy: ProviderPolicy, *, stalled: bool) -> None:
         """A session that has collected ``errors`` refusals stalled, or answered a write whole."""
@@ -267,6 +344,11 @@ def may_reuse(
     if policy.max_uses and uses >= policy.max_uses:
         return "max uses"
     return retire_cause(policy, usage, learned) or ""
+
+
+def may_pipeline(policy: ProviderPolicy, learned: Learned, now: float) -> bool:
+    """True when several commands may go out in one write, where the server offers that."""
+    return policy.pipelining and now >= learned.stepwise_until
 
 
 def chunk_size(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int:

@@ -58,33 +58,33 @@ class ReplyParser:
     Bare LF ends a line as well as CRLF. Text is UTF-8 where it can be (RFC 6531 section 3.7.4.2), else Latin-1.
     """
 
-    __slots__ = ("_buffer", "_code", "_lines")
+    __slots__ = ("_code", "_lines", "_rest", "_unread")
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._unread: list[bytes] = []
+        self._rest = b""
         self._code = 0
         self._lines: list[str] = []
 
     @property
     def empty(self) -> bool:
         """True between replies: not a byte of a further one has come."""
-        return not (self._buffer or self._lines)
+        return not (self._unread or self._rest or self._lines)
 
     def feed(self, data: bytes) -> None:
         """Take what came from the socket; :meth:`next_reply` until None before the next bytes are fed."""
-        self._buffer += data
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._unread += lines
 
     def next_reply(self) -> Reply | None:
         """The next complete reply, or None when more bytes are needed.
 
         :raises RemoteProtocolError: what came is no reply, or a longer one than anybody has reason to send.
         """
-        while (end := self._buffer.find(b"\n")) >= 0:
-            line = bytes(self._buffer[:end])
-            del self._buffer[: end + 1]
-            if reply := self._take(line):
+        while self._unread:
+            if reply := self._take(self._unread.pop(0)):
                 return reply
-        if len(self._buffer) > MAX_LINE:
+        if len(self._rest) > MAX_LINE:
             raise RemoteProtocolError(f"a reply line of more than {MAX_LINE} octets")
         return None
 

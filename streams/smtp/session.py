@@ -10,7 +10,6 @@ Rules
 """
 
 import re
-from collections import deque
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
@@ -129,7 +128,7 @@ class Session:
         self.detail = ""
         self.surplus = False
         self._ahead = State.READY
-        self._in_flight: deque[Verb] = deque()
+        self._in_flight: list[Verb] = []  # never long, and a deque takes 0.6 KB though it be empty
         self._parser = ReplyParser()
 
     @property
@@ -200,7 +199,7 @@ class Session:
             self.surplus = reply.code != 421
             self.end(Ended.PROTOCOL if self.surplus else Ended.CLOSED, f"a reply that nobody asked for: {reply}")
             return
-        verb = self._in_flight.popleft()
+        verb = self._in_flight.pop(0)
         answers.append((verb, reply))
         self.usage.errors += reply.code >= 400
         self.usage.answered += verb is Verb.RCPT

@@ -1,6 +1,5 @@
 """How much of a provider's recent work failed: a window that moves with time, kept in a few numbers."""
 
-from collections import deque
 from dataclasses import dataclass
 
 BUCKET_S = 10
@@ -27,7 +26,7 @@ class ErrorWindow:
     __slots__ = ("_buckets",)
 
     def __init__(self) -> None:
-        self._buckets: deque[tuple[int, int, int]] = deque(maxlen=BUCKETS)
+        self._buckets: list[tuple[int, int, int]] = []
 
     def add(self, now: float, *, failed: bool) -> None:
         """One dial or ask has ended."""
@@ -36,6 +35,7 @@ class ErrorWindow:
         if self._buckets and self._buckets[-1][0] == slot:
             _, operations, errors = self._buckets.pop()
         self._buckets.append((slot, operations + 1, errors + failed))
+        del self._buckets[:-BUCKETS]
 
     def rate(self, now: float) -> ErrorRate:
         """Of the window that ends now."""

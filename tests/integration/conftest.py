@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from ops.brokers.base import Broker
 from schemas.topics import Topic
@@ -73,6 +74,16 @@ class Installation:
             await admin.create_topics(
                 [NewTopic(topic.name, topic.partitions, 1, topic_configs=topic.config) for topic in topics]
             )
+        finally:
+            await admin.close()
+
+    async def alter(self, topic: Topic, config: dict[str, str]) -> None:
+        """Set configs of a topic; others that were set on it are forgotten."""
+        name = topic.named(self.namespace).name
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.broker.bootstrap)
+        await admin.start()
+        try:
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, config)])
         finally:
             await admin.close()
 

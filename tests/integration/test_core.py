@@ -1,6 +1,9 @@
 """The core against every personality of the world: sockets, no Kafka."""
 
 from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
 
 from ops.world import World, WorldConfig
 from schemas.result import Finding
@@ -52,6 +55,44 @@ async def test_asking_again_later_ends_in_the_right_verdict() -> None:
         }
         assert {finding.attempt for finding in found.values()} == {2}
         assert all(len(finding.attempts) == 1 for finding in found.values())
+
+
+WAYS = """
+[default]
+sessions = 3
+
+[[ways]]
+name = "one"
+helo = "one.mailvet.test"
+source_ipv4 = "127.0.0.31"
+
+[[ways]]
+name = "two"
+source_ipv4 = "127.0.0.32"
+
+[[ways]]
+name = "down"
+proxy = { host = "127.0.0.1", port = 1, username = "user-u", password_env = "PROXY_PASSWORD" }
+"""
+
+
+async def test_several_ways_find_the_same_and_greylisting_is_waited_out_on_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROXY_PASSWORD", "pass-s3cret")
+    (tmp_path / "smtp.toml").write_text(WAYS)
+    async with World() as world, open_core(settings(world, smtp_config=str(tmp_path / "smtp.toml"))) as core:
+        samples = list(world.samples())
+        found = await verify(core, [sample.address for sample in samples], retry_delays_s=(1.5, 1.5))
+        assert {sample.address: found[sample.address].reason for sample in samples} == {
+            sample.address: sample.reason for sample in samples
+        }
+        assert world.stats.violations == []
+        answered = {finding.evidence.way for finding in found.values() if finding.evidence.smtp_code}
+        assert answered == {"one", "two"}, "the third never reached anybody"
+        assert "s3cret" not in repr(core.pool.snapshot()) + "".join(
+            finding.model_dump_json() for finding in found.values()
+        )
 
 
 async def test_thousands_share_few_sessions_and_every_one_is_right() -> None:

@@ -11,7 +11,7 @@ from ops.brokers.base import Broker
 from schemas.pipeline import DeadLetter
 from schemas.topics import ADMITTED_BULK, DEADLETTERS, REQUESTS, RESULTS, Topic
 from streams.delivery.dead_letters import HEADER, MAX_VALUE_BYTES
-from tests.integration.conftest import Installation, terminate, until
+from tests.integration.conftest import WORKER, Installation, terminate, until
 from tests.integration.echo_worker import COUNTS
 
 SOURCE = replace(ADMITTED_BULK, partitions=2)
@@ -213,8 +213,38 @@ async def test_what_cannot_be_delivered_stops_the_worker_with_a_reason(installat
     await installation.write(SOURCE, numbered(1))
     _, said = await asyncio.to_thread(worker.communicate, timeout=60)
     assert worker.returncode == 1
-    assert said.splitlines()[-1] == "failed: the broker did not confirm a record within 2 s"
+    assert said.splitlines()[-1] == "failed: the broker did not confirm a record for mailvet.results.v1 within 2 s"
     assert {await installation.committed("echo", SOURCE, each) for each in range(2)} == {None}
+
+
+async def test_a_dead_letter_that_cannot_be_written_stops_the_worker_with_a_reason(installation: Installation) -> None:
+    # As an operator may have made it: it takes less than a dead letter has.
+    small = replace(DEAD, max_message_bytes=1000)
+    await installation.create(SOURCE, OUT, small)
+    await installation.write(SOURCE, [(b"k", b"1"), (b"k", b"bad" + b"x" * 2000), (b"k", b"2")], partition=0)
+    for _ in range(2):  # However often it is started.
+        worker = installation.spawn(str(WORKER))
+        _, said = await asyncio.to_thread(worker.communicate, timeout=60)
+        assert worker.returncode == 1
+        assert said.splitlines()[-1] == (
+            "failed: a record is larger than mailvet.deadletters.v1 takes (max.message.bytes)"
+        )
+        assert await installation.committed("echo", SOURCE) in {None, 1}
+    await installation.alter(small, {"max.message.bytes": str(DEAD.max_message_bytes)})
+    worker = installation.echo()
+    await until(lambda: _committed(installation, SOURCE, 3))
+    assert [len(record.value) for record in await installation.read(DEAD)] == [2003]
+    assert terminate(worker) == (0, "")
+
+
+async def test_dead_letters_whose_topic_is_gone_stop_the_worker_with_a_reason(installation: Installation) -> None:
+    await installation.create(SOURCE, OUT)
+    worker = installation.echo(MAILVET_DELIVERY_TIMEOUT_S="2")
+    await installation.write(SOURCE, [(b"k", b"bad")], partition=0)
+    _, said = await asyncio.to_thread(worker.communicate, timeout=60)
+    assert worker.returncode == 1
+    assert said.splitlines()[-1] == "failed: the broker did not confirm a record for mailvet.deadletters.v1 within 2 s"
+    assert await installation.committed("echo", SOURCE) is None
 
 
 async def _at_least(installation: Installation, count: int) -> bool:

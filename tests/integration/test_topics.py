@@ -83,6 +83,18 @@ def test_what_is_safe_is_altered_and_an_operators_own_configs_stay(broker: Broke
     assert asyncio.run(config_of(broker, longer))["retention.ms"] == "-1"
 
 
+def test_records_that_outlive_decisions_are_told_of(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAILVET_DECISIONS_KEPT", "P3D")
+    for name in ("apply", "diff"):
+        told = topics(broker, name)
+        assert told.exit_code == 1
+        assert f"{ADMISSIONS_BULK.name} keeps records for 3.2 days (retention.ms and segment.ms)" in told.output
+        assert "no worker will start" in told.output
+    assert f"{RESULTS.name} keeps" not in told.output
+    monkeypatch.setenv("MAILVET_DECISIONS_KEPT", "P3DT6H")
+    assert topics(broker, "diff").exit_code == 0
+
+
 def test_more_replicas_than_brokers_is_one_clear_line(broker: Broker) -> None:
     refused = topics(broker, "apply", "--replication-factor", "9")
     assert refused.exit_code == 2

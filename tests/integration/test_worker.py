@@ -6,10 +6,14 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import cramjam
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.record.util import calc_crc32c
@@ -19,11 +23,12 @@ from ops.brokers.base import Broker, free_port
 from ops.brokers.embedded import Embedded
 from ops.health import serve
 from schemas.pipeline import DeadLetter
-from schemas.topics import DEADLETTERS, REQUESTS, RESULTS
+from schemas.topics import ATTEMPTS, DAY_MS, DEADLETTERS, REQUESTS, RESULTS
 from streams.access.credentials import HEADER as KEY_HEADER
 from streams.access.credentials import mint
 from streams.app import ROLES, topics_of
 from streams.delivery.dead_letters import HEADER
+from streams.wire import UNREADABLE
 from tests.integration.conftest import Installation, terminate, until
 
 KEY = mint("acme", "k1", b"0123456789abcdef")
@@ -104,6 +109,64 @@ async def test_a_header_name_that_is_not_utf_8_ends_no_worker(installed: Install
     assert await asyncio.to_thread(terminate, process) == (0, "")
 
 
+async def test_a_batch_that_unpacks_to_gigabytes_ends_no_worker(installed: Installation) -> None:
+    process, _ = await asyncio.to_thread(worker, installed, "--role", "gate")
+    name = REQUESTS.named(installed.namespace).name
+    bomb = _bomb(1024**3)
+    assert len(bomb) < 4 * 1024**2
+    async with AIOKafkaProducer(bootstrap_servers=installed.broker.bootstrap) as producer:
+        await producer.partitions_for(name)
+        await (await producer.send_batch(_raw(producer, bomb), name, partition=0))
+        await producer.send_and_wait(name, b"after it", partition=0)
+    await until(lambda: _dead(installed, 2))
+    letters = {record.value[61:70]: dict(record.headers) for record in await installed.read(DEADLETTERS)}
+    [about] = [DeadLetter.model_validate_json(each[HEADER]) for each in letters.values() if UNREADABLE in each]
+    assert (about.reason, about.offset, about.size) == ("too_large", 0, len(bomb))
+    assert _peak_mib(process) < 512
+    assert await asyncio.to_thread(terminate, process) == (0, "")
+
+
+def _peak_mib(process: "subprocess.Popen[str]") -> float:
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    [kib] = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+    return kib / 1024
+
+
+def _bomb(size: int) -> bytes:
+    """A batch of one record of so many zeros, packed by zstd a piece at a time as a stranger can."""
+    piece = bytes(16 * 1024**2)
+    body = b"\x00\x00\x00\x01" + _varint(size)  # attributes, time and offset deltas, no key, the value's length
+    packer = cramjam.zstd.Compressor(level=1)
+    packer.compress(_varint(len(body) + size + 1) + body)
+    for _ in range(size // len(piece)):
+        packer.compress(piece)
+    packer.compress(b"\x00")  # no headers
+    packed = bytes(packer.finish())
+    now = round(time.time() * 1000)
+    head = struct.pack(">hiqqqhii", 4, 0, now, now, -1, -1, -1, 1)
+    checked = head + packed
+    return struct.pack(">qiibI", 0, len(checked) + 9, -1, 2, calc_crc32c(checked)) + checked
+
+
+def _varint(number: int) -> bytes:
+    """Zigzag, as Kafka's protocol has it."""
+    number, out = number << 1, bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def _raw(producer: AIOKafkaProducer, raw: bytes) -> Any:
+    """These bytes in the place of a batch that aiokafka would build."""
+    batch = producer.create_batch()
+    batch.append(key=None, value=b"x", timestamp=None)
+    batch.close()
+    batch._build()
+    batch._buffer = raw
+    return batch
+
+
 def _with_broken_name(producer: AIOKafkaProducer) -> object:
     """A batch of two records as another client could write it: aiokafka's own, with two bytes of a name replaced."""
     batch = producer.create_batch()
@@ -124,6 +187,17 @@ async def test_missing_topics_are_one_line_and_exit_code_2(installation: Install
     assert status == 2
     assert said.startswith("mailvet: topics are missing on the broker (")
     assert said.endswith("): run `mailvet topics apply`\n")
+
+
+async def test_topics_that_keep_records_longer_than_decisions_are_one_line_and_exit_code_2(
+    installed: Installation,
+) -> None:
+    await installed.alter(ATTEMPTS, {**ATTEMPTS.config, "segment.ms": str(7 * DAY_MS)})
+    status, said = await _fails(installed)
+    assert status == 2
+    assert f"{ATTEMPTS.named(installed.namespace).name} keeps records for 10.0 days" in said
+    assert "run `mailvet topics apply`" in said
+    assert said.count("\n") == 1
 
 
 async def test_no_broker_is_one_line_and_exit_code_2(installation: Installation) -> None:

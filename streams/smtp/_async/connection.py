@@ -25,6 +25,7 @@ class AsyncSMTPConnection:
 
     __slots__ = (
         "_clock",
+        "_first_s",
         "_identity",
         "_learned",
         "_link",
@@ -38,11 +39,13 @@ class AsyncSMTPConnection:
         "idle_since",
         "key",
         "max_age_s",
+        "place",
         "policy",
         "provider",
         "session",
         "state",
         "uses",
+        "way",
     )
 
     def __init__(
@@ -57,14 +60,18 @@ class AsyncSMTPConnection:
         chance: float = 0.0,
         window: ErrorWindow | None = None,
         pace: Pace | None = None,
+        way: str = "",
     ) -> None:
         self.provider = provider
+        self.way = way
+        """The name of the way out; "" where the pool was given none."""
+        self.place = (provider, way)
         self.policy = policy
         self.host: Host | None = None
         self.key = ("", 0)
         """Address and port of the socket."""
         self.session = Session()
-        self.state = recorder.move(provider, None, None, Life.DIALLING, "lease")
+        self.state = recorder.move(provider, None, None, Life.DIALLING, "lease", way=way)
         self.born = self.idle_since = self.checked_at = clock()
         self.max_age_s = rules.max_age(policy, chance)
         self.uses = 0
@@ -74,6 +81,8 @@ class AsyncSMTPConnection:
         self._clock = clock
         self._link: AsyncLink | None = None
         self._stalled = False
+        self._first_s: float | None = None
+        """How long the last ask waited for its first reply."""
         self._window = window or ErrorWindow()
         self._pace = pace or Pace(policy)
 
@@ -134,7 +143,7 @@ class AsyncSMTPConnection:
             recipients,
             policy=self.policy,
             learned=self._learned,
-            pipelining=self.policy.pipelining and link.capabilities.pipelining,
+            pipelining=link.capabilities.pipelining and rules.may_pipeline(self.policy, self._learned, self._clock()),
             smtputf8=smtputf8,
             fresh=fresh,
         )
@@ -142,20 +151,19 @@ class AsyncSMTPConnection:
             return self._nothing(len(recipients))
         if not await self._paced(exchange.planned, deadline):
             return Answers(None, (None,) * len(recipients), None, "the provider may not be asked so much in time")
+        self._first_s = None
         while data := exchange.data_to_send():
             link.write(data)
             await self._hear(exchange, link, deadline)
         if (surplus := link.unread()) is not None:
             exchange.receive(surplus)
-        if self.session.ended is None:
-            self._learned.answered(exchange.heard)
-            self._learned.erred(self.session.usage.errors, self.policy, stalled=False)
         self._account(exchange)
         return exchange.answers()
 
     async def _hear(self, exchange: Exchange, link: AsyncLink, deadline: float) -> None:
         """Read until every command is answered, or the session has ended."""
-        silent_since, heard = self._clock(), -1
+        began = silent_since = self._clock()
+        heard = -1
         while exchange.waiting:
             now = self._clock()
             if self.session.in_flight != heard:
@@ -164,6 +172,8 @@ class AsyncSMTPConnection:
             patience = self.policy.stall_s if stall else self.policy.command_timeout_s
             try:
                 exchange.receive(await link.read(max(0.0, min(silent_since + patience, deadline) - now)))
+                if self._first_s is None:
+                    self._first_s = self._clock() - began
             except TimeoutError:
                 self._silence(exchange, stalled=stall and self._clock() < deadline)
 
@@ -177,13 +187,23 @@ class AsyncSMTPConnection:
         return now + wait <= deadline
 
     def _account(self, exchange: Exchange) -> None:
-        """What an exchange says of the provider: did it end well, and was it too fast?"""
+        """What an exchange says of the provider: did it end well, was it too fast, and too much at a time?"""
         with self._recorder.lock:
-            now = self._clock()
-            self._window.add(now, failed=self.session.ended is not None)
-            changes = self._pace.judge(now, told_off=exchange.told_off, stalled=self._stalled, ended=self.session.ended)
+            now, ended = self._clock(), self.session.ended
+            self._window.add(now, failed=ended is not None)
+            slow = self._is_slow(exchange)
+            if ended is None:
+                (self._learned.slowed if slow else self._learned.answered)(exchange.heard)
+                self._learned.erred(self.session.usage.errors, self.policy, stalled=False)
+            changes = self._pace.judge(now, told_off=exchange.told_off, slow=slow, stalled=self._stalled, ended=ended)
+            if exchange.pipelined and self._learned.stepped(exchange.lost, now):
+                changes.append("one at a time")
         for change in changes:
-            self._recorder.notice(Kind.PACE, self.provider, change, host=self.host)
+            self._recorder.notice(Kind.PACE, self.provider, change, host=self.host, way=self.way)
+
+    def _is_slow(self, exchange: Exchange) -> bool:
+        """Only MAIL and RSET tell: many a server holds back what it says of a recipient that it does not know."""
+        return self._first_s is not None and exchange.opens and self._pace.latency.slow(self._first_s)
 
     def _silence(self, exchange: Exchange, *, stalled: bool) -> None:
         if stalled:
@@ -244,7 +264,7 @@ class AsyncSMTPConnection:
 
     def move(self, after: Life, cause: str) -> None:
         """Take the next state and tell of it."""
-        self.state = self._recorder.move(self.provider, self.host, self.state, after, cause)
+        self.state = self._recorder.move(self.provider, self.host, self.state, after, cause, way=self.way)
 
     def dialling(self, host: Host) -> None:
         """The dial goes to ``host`` now; it may be the second one, or the same again."""
@@ -314,7 +334,7 @@ class AsyncSMTPConnection:
     def view(self) -> ConnectionView:
         """For the snapshot."""
         age = self._clock() - self.born
-        return ConnectionView(self.provider, self.host, self.state, age, self.uses, self.errors_left)
+        return ConnectionView(self.provider, self.host, self.state, age, self.uses, self.errors_left, self.way)
 
     def _open_link(self) -> AsyncLink:
         if self._link is None:

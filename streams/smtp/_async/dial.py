@@ -22,12 +22,23 @@ from aiosmtplib import (
 )
 
 from schemas.vocabulary import Stage
-from streams.smtp._async.link import MAX_UNREAD, AsyncLink, StreamLink
-from streams.smtp.errors import DialAttempt, DialFailed, DialFailure, RemoteProtocolError, is_local
+from streams.smtp._async.link import LINGER_S, MAX_UNREAD, AsyncLink, StreamLink
+from streams.smtp._async.socks import pass_through
+from streams.smtp.errors import (
+    DialAttempt,
+    DialFailed,
+    DialFailure,
+    LocalProtocolError,
+    RemoteProtocolError,
+    is_local,
+    lacks_address,
+)
 from streams.smtp.exchange import Capabilities
 from streams.smtp.hosts import Host
 from streams.smtp.replies import Reply, ReplyParser
+from streams.smtp.socks import NoPassage
 from streams.smtp.tls import unverified_context
+from streams.smtp.ways import Proxy, Way
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9.-]{1,253}")
 _EHLO_UNKNOWN = frozenset({500, 501, 502, 503, 504})
@@ -37,8 +48,9 @@ _EHLO_UNKNOWN = frozenset({500, 501, 502, 503, 504})
 class Dial(Protocol):
     """How a pool opens a connection to one host.
 
-    ``starttls``: begin with STARTTLS where it is offered. ``step_timeout_s`` bounds the TCP handshake and each reply,
-    ``timeout_s`` the whole. ``on_greeting`` is called when the banner has come.
+    ``way``: where from, and who we are there. ``starttls``: begin with STARTTLS where it is offered.
+    ``step_timeout_s`` bounds the TCP handshake and each reply, ``timeout_s`` the whole. ``on_greeting`` is called when
+    the banner has come.
 
     :raises DialFailed: with the reply or the failure; nothing is left open.
     """
@@ -46,7 +58,7 @@ class Dial(Protocol):
     async def __call__(
         self,
         host: Host,
-        helo: str,
+        way: Way,
         *,
         starttls: bool,
         step_timeout_s: float,
@@ -57,7 +69,7 @@ class Dial(Protocol):
 
 async def dial_aiosmtplib(
     host: Host,
-    helo: str,
+    way: Way,
     *,
     starttls: bool,
     step_timeout_s: float,
@@ -65,7 +77,7 @@ async def dial_aiosmtplib(
     on_greeting: Callable[[], None],
 ) -> AsyncLink:
     """A :class:`Dial` by aiosmtplib."""
-    opening = _Opening(host, helo, step_timeout_s)
+    opening = _Opening(host, way, step_timeout_s)
     try:
         async with asyncio.timeout(timeout_s):
             await opening.greet()
@@ -126,13 +138,16 @@ class Tap(asyncio.Protocol):
 class _Opening:
     """A dial on its way: the stage it has reached, and every failure told in our words."""
 
-    def __init__(self, host: Host, helo: str, step_timeout_s: float) -> None:
+    def __init__(self, host: Host, way: Way, step_timeout_s: float) -> None:
         self.host = host
+        self.way = way
         self.stage = Stage.CONNECT
+        source = way.source_for(host.address)
         self.client = SMTP(
             hostname=host.address,
             port=host.port,
-            local_hostname=helo,
+            local_hostname=way.identity.helo,
+            source_address=(source, 0) if source is not None else None,
             timeout=step_timeout_s,
             start_tls=False,
             tls_context=unverified_context(),
@@ -141,7 +156,10 @@ class _Opening:
     async def greet(self) -> None:
         """TCP and the banner."""
         try:
-            await self.client.connect()
+            if self.way.proxy is None:
+                await self.client.connect()
+            else:
+                await self._connect_through(self.way.proxy)
         except SMTPResponseException as error:
             self.stage = Stage.BANNER
             raise self._refused(error) from error
@@ -150,6 +168,19 @@ class _Opening:
             if isinstance(cause, (SMTPReadTimeoutError, SMTPServerDisconnected)):
                 self.stage = Stage.BANNER
             raise self.lost(error) from error
+
+    async def _connect_through(self, proxy: Proxy) -> None:
+        step_s = cast(float, self.client.timeout)
+        try:
+            sock = await pass_through(proxy, self.host, step_s)
+        except NoPassage as error:
+            raise self.failed(error.failure, error.detail, local=error.local, way_failed=error.way_failed) from error
+        try:
+            await self.client.connect(sock=sock, port=None)
+        except BaseException:
+            # Whoever was cancelled in between may have left it open, and nobody can tell; closing twice does no harm.
+            asyncio.get_running_loop().call_later(LINGER_S, sock.close)
+            raise
 
     async def hello(self) -> None:
         """EHLO, or HELO where EHLO is unknown; the account of replies must be even."""
@@ -201,9 +232,9 @@ class _Opening:
     def transport(self) -> asyncio.Transport:
         return cast(asyncio.Transport, self.client.transport)
 
-    def failed(self, failure: DialFailure, detail: str, *, local: bool = False) -> DialFailed:
+    def failed(self, failure: DialFailure, detail: str, *, local: bool = False, way_failed: bool = False) -> DialFailed:
         """What to raise when no reply says why."""
-        return DialFailed(DialAttempt(self.host, self.stage, failure=failure, detail=detail, local=local))
+        return DialFailed(DialAttempt(self.host, self.stage, None, failure, detail, local=local, way_failed=way_failed))
 
     def _tap(self) -> Tap:
         if self.client.protocol is None:
@@ -224,27 +255,31 @@ class _Opening:
             failure = DialFailure.TIMEOUT
         else:
             failure = DialFailure.CONNECT if self.stage is Stage.CONNECT else DialFailure.CLOSED
-        return self.failed(failure, _sentence(error.__cause__ or error), local=is_local(error))
+        way_failed = bool(self.way.sources) and lacks_address(error)
+        return self.failed(failure, _sentence(error.__cause__ or error), local=is_local(error), way_failed=way_failed)
 
 
 class DialledLink(StreamLink):
-    """The connection after the hand-over; aiosmtplib stays at hand for STARTTLS."""
+    """The connection after the hand-over; aiosmtplib stays at hand where STARTTLS may be wanted, and only there."""
 
     __slots__ = ("_opening", "capabilities")
 
     def __init__(self, opening: _Opening) -> None:
         super().__init__(opening.transport)
         self.capabilities = opening.capabilities()
-        self._opening = opening
+        self._opening = opening if self.capabilities.starttls else None
 
     async def start_tls(self, timeout: float) -> None:
+        opening, self._opening = self._opening, None
+        if opening is None:
+            raise LocalProtocolError("STARTTLS where it was not offered")
         try:
             async with asyncio.timeout(timeout):
-                await self._opening.secure()
+                await opening.secure()
         except TimeoutError:
-            raise self._opening.failed(DialFailure.TIMEOUT, "the time for a session ran out") from None
-        self._take_over(self._opening.transport)
-        self.capabilities = self._opening.capabilities()
+            raise opening.failed(DialFailure.TIMEOUT, "the time for a session ran out") from None
+        self._take_over(opening.transport)
+        self.capabilities = opening.capabilities()
 
 
 def _shape(code: int, lines: Sequence[str]) -> tuple[int, int]:

@@ -17,15 +17,20 @@ from typing import Protocol, cast
 
 from schemas.vocabulary import Stage
 from streams.smtp._sync.link import Link, SocketLink
-from streams.smtp.errors import DialAttempt, DialFailed, DialFailure, RemoteProtocolError, is_local
+from streams.smtp._sync.socks import pass_through
+from streams.smtp.errors import DialAttempt, DialFailed, DialFailure, RemoteProtocolError, is_local, lacks_address
 from streams.smtp.exchange import Capabilities
 from streams.smtp.hosts import Host
 from streams.smtp.replies import Reply
+from streams.smtp.socks import NoPassage
 from streams.smtp.tls import unverified_context
+from streams.smtp.ways import Proxy, Way
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9.-]{1,253}")
 _EHLO_UNKNOWN = frozenset({500, 501, 502, 503, 504})
 """Refusals of EHLO itself, after which HELO is tried (RFC 5321 section 4.1.1.1); any other is about us."""
+
+_Socket = socket.socket
 
 
 class Dial(Protocol):
@@ -34,7 +39,7 @@ class Dial(Protocol):
     def __call__(
         self,
         host: Host,
-        helo: str,
+        way: Way,
         *,
         starttls: bool,
         step_timeout_s: float,
@@ -45,7 +50,7 @@ class Dial(Protocol):
 
 def dial_smtplib(
     host: Host,
-    helo: str,
+    way: Way,
     *,
     starttls: bool,
     step_timeout_s: float,
@@ -53,7 +58,7 @@ def dial_smtplib(
     on_greeting: Callable[[], None],
 ) -> Link:
     """A :class:`Dial` by smtplib."""
-    opening = _Opening(host, helo, max(0.001, min(step_timeout_s, timeout_s)))
+    opening = _Opening(host, way, max(0.001, min(step_timeout_s, timeout_s)))
     try:
         with opening.watchdog(timeout_s):
             opening.greet()
@@ -92,10 +97,16 @@ class _Watchdog:
 class _Opening:
     """A dial on its way: the stage it has reached, and every failure told in our words."""
 
-    def __init__(self, host: Host, helo: str, step_timeout_s: float) -> None:
+    def __init__(self, host: Host, way: Way, step_timeout_s: float) -> None:
         self.host = host
+        self.way = way
         self.stage = Stage.CONNECT
-        self.client = smtplib.SMTP(local_hostname=helo, timeout=step_timeout_s)
+        source = way.source_for(host.address)
+        self.client = smtplib.SMTP(
+            local_hostname=way.identity.helo,
+            timeout=step_timeout_s,
+            source_address=(source, 0) if source is not None else None,
+        )
 
     @property
     def socket(self) -> socket.socket:
@@ -108,7 +119,12 @@ class _Opening:
     def greet(self) -> None:
         """TCP and the banner."""
         try:
-            code, text = self.client.connect(self.host.address, self.host.port)
+            if self.way.proxy is None:
+                code, text = self.client.connect(self.host.address, self.host.port)
+            else:
+                code, text = self._connect_through(self.way.proxy)
+        except DialFailed:
+            raise
         except smtplib.SMTPException as error:
             self.stage = Stage.BANNER
             raise self._lost(error) from error
@@ -120,6 +136,18 @@ class _Opening:
             self._settle("the server spoke before it was asked")
         except RemoteProtocolError as error:
             raise self._lost(error) from error
+
+    def _connect_through(self, proxy: Proxy) -> tuple[int, bytes]:
+        try:
+            pass_through(proxy, self.host, self.client.timeout, self._take)
+        except NoPassage as error:
+            raise self.failed(error.failure, error.detail, local=error.local, way_failed=error.way_failed) from error
+        self.stage = Stage.BANNER
+        return self.client.getreply()
+
+    def _take(self, sock: _Socket) -> None:
+        """The watchdog must know the socket from its first byte on."""
+        self.client.sock = sock
 
     def hello(self) -> None:
         """EHLO, or HELO where EHLO is unknown."""
@@ -171,9 +199,9 @@ class _Opening:
             size=int(size) if size.isdecimal() else None,
         )
 
-    def failed(self, failure: DialFailure, detail: str, *, local: bool = False) -> DialFailed:
+    def failed(self, failure: DialFailure, detail: str, *, local: bool = False, way_failed: bool = False) -> DialFailed:
         """What to raise when no reply says why."""
-        return DialFailed(DialAttempt(self.host, self.stage, failure=failure, detail=detail, local=local))
+        return DialFailed(DialAttempt(self.host, self.stage, None, failure, detail, local=local, way_failed=way_failed))
 
     def cut(self) -> None:
         """End it from another thread."""
@@ -214,7 +242,8 @@ class _Opening:
         if _timed_out(error):
             return self.failed(DialFailure.TIMEOUT, _sentence(error))
         failure = DialFailure.CONNECT if self.stage is Stage.CONNECT else DialFailure.CLOSED
-        return self.failed(failure, _sentence(error), local=is_local(error))
+        way_failed = bool(self.way.sources) and lacks_address(error)
+        return self.failed(failure, _sentence(error), local=is_local(error), way_failed=way_failed)
 
 
 class DialledLink(SocketLink):

@@ -6,8 +6,9 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -26,13 +27,15 @@ from streams.smtp.errors import (
     PoolClosed,
     PoolTimeout,
     SMTPError,
+    unreachable,
 )
 from streams.smtp.hosts import Host
 from streams.smtp.identity import Identity
-from streams.smtp.ledger import Account, Claim, Ledger
-from streams.smtp.lifecycle import Event, Kind, Life, Notice, ProviderView, Recorder, Snapshot
+from streams.smtp.ledger import Account, Claim, Ledger, Place
+from streams.smtp.lifecycle import ConnectionView, Event, Kind, Life, Notice, ProviderView, Recorder, Snapshot, WayView
 from streams.smtp.policy import Learned, PolicyBook, ProviderPolicy, StartTLS
 from streams.smtp.replies import Reply
+from streams.smtp.ways import Way, Ways
 
 _log = logging.getLogger(__name__)
 
@@ -49,9 +52,11 @@ _CHECKS = 20
 class SMTPPool:
     """Sessions with mail servers, by provider.
 
-    ``total`` bounds connections over all providers. ``on_event`` is told of every change of a connection,
-    ``on_notice`` of waits, dials, health checks and breakers. ``clock`` (seconds, monotonic), ``rng`` (0 to 1) and
-    ``dial`` are passed in so that tests need neither time nor network.
+    ``identity`` is who we are; or ``ways`` are the addresses and proxies that servers are asked from, each with an
+    identity of its own. The limits of a provider hold for each way, since servers count by address; ``total`` bounds
+    connections over all providers and ways. ``on_event`` is told of every change of a connection, ``on_notice`` of
+    waits, dials, health checks and breakers. ``clock`` (seconds, monotonic), ``rng`` (0 to 1) and ``dial`` are passed
+    in so that tests need neither time nor network.
 
     ``with SMTPPool(identity=...) as pool`` closes it at the end. The asynchronous pool belongs to one event
     loop; the synchronous one may be used from any number of threads.
@@ -60,7 +65,8 @@ class SMTPPool:
     def __init__(
         self,
         *,
-        identity: Identity,
+        identity: Identity | None = None,
+        ways: Sequence[Way] = (),
         policies: PolicyBook | None = None,
         total: int = 1000,
         on_event: Callable[[Event], None] | None = None,
@@ -71,17 +77,20 @@ class SMTPPool:
     ) -> None:
         if total < 1:
             raise ValueError("total must be 1 or more")
-        self._identity = identity
+        if (identity is None) is not bool(ways):
+            raise ValueError("a pool wants an identity, or ways that have one each")
+        book = policies or PolicyBook()
+        self._ways = Ways(ways or [Way("", identity)] if identity is not None else ways, book.default)
         self._clock = clock
         self._rng = rng
         self._dial = dial
         self._lock = Lock()
         self._recorder = Recorder(clock, on_event, on_notice, self._lock)
-        self._ledger: Ledger[SMTPConnection] = Ledger(policies or PolicyBook(), total)
+        self._ledger: Ledger[SMTPConnection] = Ledger(book, total)
         self._connections: dict[SMTPConnection, None] = {}
         self._alarm = Alarm(self._tick)
         self._background = Background()
-        self._warm: dict[str, tuple[Host, ...]] = {}
+        self._warm: dict[Place, tuple[Host, ...]] = {}
         self._waiting: dict[Turn, None] = {}
         self._closed = False
         self._quiet: Turn | None = None
@@ -95,11 +104,14 @@ class SMTPPool:
         self.close()
 
     @contextmanager
-    def lease(self, provider: str, hosts: Sequence[Host], *, timeout: float) -> Iterator[SMTPConnection]:
+    def lease(
+        self, provider: str, hosts: Sequence[Host], *, timeout: float, source: str | None = None
+    ) -> Iterator[SMTPConnection]:
         """A session with one of ``hosts`` (preferred first) for as long as the block runs.
 
         An idle one of ``provider`` if there is one, else a new one: each host is dialled in turn until one answers
-        well. ``timeout`` seconds bound the wait for a free session and the dials together.
+        well. ``timeout`` seconds bound the wait for a free session and the dials together. By the way that is named
+        ``source`` (see :meth:`way`); by others only where the network fails, never after a refusal.
 
         :raises ConnectFailed: no host could be opened; it tells of each. Or our address is believed to be blocked: then
             the only attempt has the reply that made us believe.
@@ -108,9 +120,9 @@ class SMTPPool:
         """
         if not hosts:
             raise LocalProtocolError("a lease needs at least one host")
-        trial = self._admit(provider, hosts[0])
+        ways, trial = self._admit(provider, source, hosts[0])
         try:
-            connection = self._acquire(provider, hosts, self._clock() + timeout)
+            connection = self._acquire(provider, ways, hosts, self._clock() + timeout)
             try:
                 yield connection
             finally:
@@ -120,35 +132,57 @@ class SMTPPool:
                 with self._lock:
                     trial.block.abandoned()
 
-    def report_block(self, provider: str, domain: str, reply: Reply, stage: Stage = Stage.RCPT) -> None:
+    def way(self, provider: str, source: str | None = None) -> str:
+        """The name of the way that ``provider`` is asked by: ``source`` where there is one of that name, else its home.
+
+        The same in every process that has the same ways. "" where the pool was given none.
+        """
+        return self._ways.home(provider, source).name
+
+    def report_block(
+        self, provider: str, domain: str, reply: Reply, stage: Stage = Stage.RCPT, *, source: str | None = None
+    ) -> None:
         """Tell that a server of ``provider`` said, when asked for ``domain``, that our address is blocked.
+
+        ``source`` is the way that heard it (``connection.way``, ``attempt.way``); the home where none is named.
 
         After ``block_domains`` different ones, with no :meth:`report_service` between, the block is believed: leases
         fail with ``reply`` for a while. The pool can't tell by itself: what a reply means is its caller's knowledge.
         """
         with self._lock:
-            health = self._ledger.health(provider)
-            if health is not None and health.blocked(domain, stage, reply, self._clock(), self._rng()):
-                self._recorder.notice(Kind.BLOCK, provider, "believed")
+            way, now = self.way(provider) if source is None else source, self._clock()
+            health = self._ledger.health((provider, way))
+            if health is None:
+                return
+            if health.blocked(domain, stage, reply, now, self._rng()):
+                self._recorder.notice(Kind.BLOCK, provider, "believed", way=way)
+            self._ways.refuse(provider, way, float("inf") if health.block.opened else self._grudge(provider, now))
 
-    def report_service(self, provider: str) -> None:
-        """Tell that a server of ``provider`` spoke of a mailbox: it does not block us."""
-        health = self._ledger.health(provider)
-        if health is None or not health.block.culprits:
+    def report_service(self, provider: str, *, source: str | None = None) -> None:
+        """Tell that a server of ``provider`` spoke of a mailbox: it does not block us. ``source`` as above."""
+        way = self.way(provider) if source is None else source
+        health = self._ledger.health((provider, way))
+        if self._ways.welcome and (health is None or not health.block.culprits):
             return  # nearly always
         with self._lock:
-            if health.served():
-                self._recorder.notice(Kind.BLOCK, provider, "lifted")
+            self._ways.serve(provider, way)
+            if health is not None and health.served():
+                self._recorder.notice(Kind.BLOCK, provider, "lifted", way=way)
 
     def blocked(self, provider: str) -> bool:
         """True while our address is believed to be blocked there: let go of a session that you have."""
         with self._lock:
-            health = self._ledger.health(provider)
-            return health is not None and health.block.state(self._clock()) is BreakerState.OPEN
+            now = self._clock()
+            way = self._ways.refused_by(provider, now) or self._ways.home(provider)
+            health = self._ledger.health((provider, way.name))
+            return health is not None and health.block.state(now) is BreakerState.OPEN
 
-    def sessions(self, provider: str) -> int:
-        """Sessions that may be open with ``provider`` now: its policy's, and more where it has served well."""
-        return self._ledger.limit(provider)
+    def sessions(self, provider: str, source: str | None = None) -> int:
+        """Sessions that may be open with ``provider`` now: its policy's, and more where it has served well.
+
+        ``source`` is the way out that is meant; the home where none is named.
+        """
+        return self._ledger.limit((provider, self.way(provider) if source is None else source))
 
     def snapshot(self) -> Snapshot:
         """The pool at this moment."""
@@ -156,18 +190,18 @@ class SMTPPool:
             now = self._clock()
             views = tuple(connection.view() for connection in self._connections)
             accounts = self._ledger.troubled(now)
-            by_provider: dict[str, Counter[Life]] = {name: Counter() for name in accounts}
+            by_place: dict[Place, Counter[Life]] = {place: Counter() for place in accounts}
             for view in views:
-                by_provider.setdefault(view.provider, Counter())[view.state] += 1
+                by_place.setdefault((view.provider, view.way), Counter())[view.state] += 1
             return Snapshot(
                 time=now,
                 total=self._ledger.total,
                 states=Counter(view.state for view in views),
                 waiters=self._ledger.waiters(),
                 providers={
-                    name: ProviderView(
+                    account.name: ProviderView(
                         account.limit,
-                        by_provider[name],
+                        by_place[place],
                         len(account.waiting),
                         account.health.provider.state(now),
                         account.health.left_alone(now),
@@ -176,11 +210,22 @@ class SMTPPool:
                         account.pace.recipients.rate,
                         account.health.block.state(now),
                     )
-                    for name, account in accounts.items()
+                    for place, account in accounts.items()
                 },
                 connections=views,
                 counters=dict(self._recorder.counters),
+                ways=self._way_views(views, accounts.values(), now),
             )
+
+    def _way_views(
+        self, views: Iterable[ConnectionView], accounts: Iterable[Account[SMTPConnection]], now: float
+    ) -> dict[str, WayView]:
+        sessions = Counter(view.way for view in views)
+        blocked = Counter(account.way for account in accounts if account.health.block.opened)
+        return {
+            way.name: WayView(sessions[way.name], self._ways.state(way.name, now), blocked[way.name])
+            for way in self._ways
+        }
 
     def drain(self, timeout: float) -> bool:
         """Give out no more sessions, and wait up to ``timeout`` seconds for those in use; true when all came back.
@@ -205,19 +250,46 @@ class SMTPPool:
 
     # Getting a session
 
-    def _admit(self, provider: str, host: Host) -> Health | None:
-        """Let a caller in; the health of the provider where it is the one that tries whether a block is over."""
+    def _admit(self, provider: str, source: str | None, host: Host) -> tuple[Sequence[Way], Health | None]:
+        """Let a caller in: its ways, and the health of the provider where it is to try whether a block is over."""
         with self._lock:
-            health = self._ledger.health(provider)
+            now = self._clock()
+            ways = self._ways.order(provider, source, now)
+            health = self._ledger.health((provider, ways[0].name))
             if health is None or not health.block.opened:
-                return None
-            if (barred := health.barred(host, self._clock())) is not None:
-                raise ConnectFailed((barred,))
-            return health
+                return ways, None
+            if (barred := health.barred(host, now)) is not None:
+                raise ConnectFailed((replace(barred, way=ways[0].name),))
+            return ways, health
 
-    def _acquire(self, provider: str, hosts: Sequence[Host], deadline: float) -> SMTPConnection:
-        claim = self._granted(provider, hosts, deadline)
-        self._keep_warm(provider, hosts, claim.account.policy)
+    def _acquire(self, provider: str, ways: Sequence[Way], hosts: Sequence[Host], deadline: float) -> SMTPConnection:
+        """By the first way that the network lets through; a refusal, or anything else that a server did, is the end."""
+        attempts: list[DialAttempt] = []
+        for way in ways:
+            if attempts and not self._may_turn_to(way, provider, attempts, deadline):
+                break
+            try:
+                return self._acquire_by((provider, way.name), hosts, deadline, at_home=not attempts)
+            except ConnectFailed as error:
+                attempts += error.attempts
+        raise ConnectFailed(tuple(attempts))
+
+    def _may_turn_to(self, way: Way, provider: str, attempts: Sequence[DialAttempt], deadline: float) -> bool:
+        """True when only the network has failed so far, and nobody was refused meanwhile."""
+        with self._lock:
+            now = self._clock()
+            free = now < deadline and all(attempt.unreached for attempt in attempts)
+            health = self._ledger.health((provider, way.name))
+            blocked = health is not None and health.block.opened
+            if not free or blocked or self._ways.refused_by(provider, now) is not None:
+                return False
+            self._recorder.notice(Kind.WAY, provider, "taken", way=way.name)
+            return True
+
+    def _acquire_by(self, place: Place, hosts: Sequence[Host], deadline: float, *, at_home: bool) -> SMTPConnection:
+        claim = self._granted(place, hosts, deadline)
+        if at_home:
+            self._keep_warm(place, hosts, claim.account.policy)
         connection = claim.connection
         if connection is None:
             connection = self._open(claim, hosts, deadline)
@@ -228,12 +300,12 @@ class SMTPPool:
         connection.move(Life.BUSY, "leased")
         return connection
 
-    def _granted(self, provider: str, hosts: Sequence[Host], deadline: float) -> Claim[SMTPConnection]:
+    def _granted(self, place: Place, hosts: Sequence[Host], deadline: float) -> Claim[SMTPConnection]:
         turn = Turn()
         with self._lock:
             if self._closed:
                 raise PoolClosed("the pool is closed")
-            claim = Claim(self._ledger.account(provider), hosts, turn.ring)
+            claim = Claim(self._ledger.account(place), hosts, turn.ring)
             self._ledger.claim(claim)
         self._close_struck()
         if not claim.granted:
@@ -257,12 +329,13 @@ class SMTPPool:
                 del self._waiting[turn]
         granted = self._withdraw_unless_granted(claim)
         outcome, waited = "served" if granted else "in vain", self._clock() - since
-        self._recorder.notice(Kind.WAIT, claim.account.name, outcome, seconds=waited)
+        account = claim.account
+        self._recorder.notice(Kind.WAIT, account.provider, outcome, seconds=waited, way=account.way)
         if not granted:
             self._recorder.count("wait_timeouts")
             if self._closed:
                 raise PoolClosed("the pool was closed while a session was waited for")
-            raise PoolTimeout(f"no session with {claim.account.name} was free in time")
+            raise PoolTimeout(f"no session with {account.name} was free in time")
 
     def _withdraw_unless_granted(self, claim: Claim[SMTPConnection]) -> bool:
         with self._lock:
@@ -280,15 +353,16 @@ class SMTPPool:
     def _open(self, claim: Claim[SMTPConnection], hosts: Sequence[Host], deadline: float) -> SMTPConnection:
         account = claim.account
         connection = SMTPConnection(
-            account.name,
+            account.provider,
             policy=account.policy,
             learned=account.learned,
-            identity=self._identity,
+            identity=self._ways[account.way].identity,
             recorder=self._recorder,
             clock=self._clock,
             chance=self._rng(),
             window=account.health.window,
             pace=account.pace,
+            way=account.way,
         )
         with self._lock:
             self._connections[connection] = None
@@ -316,13 +390,7 @@ class SMTPPool:
         for host in hosts:
             if attempts and self._clock() >= deadline:
                 break
-            with self._lock:
-                spared = account.health.spared(host, self._clock())
-                self._tell_of_breakers(account)
-                if spared is not None:
-                    self._ledger.wanted(account, host, self._clock())
-                    self._arm(self._ledger.recoveries.get((account.name, host)))
-            if spared is not None:
+            if (spared := self._spared(account, host)) is not None:
                 self._recorder.count("dials_spared")
                 attempts.append(spared)
                 continue
@@ -330,7 +398,25 @@ class SMTPPool:
                 return self._dial_reporting(connection, account, host, deadline)
             except DialFailed as error:
                 attempts.append(error.attempt)
-        raise ConnectFailed(tuple(attempts))
+                if error.attempt.way_failed:
+                    break  # it would not reach the other hosts either
+        raise ConnectFailed(tuple(replace(attempt, way=account.way) for attempt in attempts))
+
+    def _spared(self, account: Account[SMTPConnection], host: Host) -> DialAttempt | None:
+        """None: dial. Else what to tell in place of a dial, since the host or the way is left alone."""
+        with self._lock:
+            now = self._clock()
+            if not self._ways[account.way].reaches(host.address):
+                return unreachable(host, "our way out has no address of its family")
+            spared = account.health.spared(host, now)
+            self._tell_of_breakers(account)
+            if spared is not None:
+                self._ledger.wanted(account, host, now)
+                self._arm(self._ledger.recoveries.get((account.place, host)))
+            elif not self._ways.allows(account.way, now):
+                account.health.abandoned(host)
+                return unreachable(host, "our way out is down")
+            return spared
 
     def _dial_reporting(
         self,
@@ -353,14 +439,16 @@ class SMTPPool:
         except BaseException:
             with self._lock:
                 health.abandoned(host)
+                self._ways.abandoned(account.way)
             raise
         with self._lock:
             now = self._clock()
             health.window.add(now, failed=False)
-            self._recorder.notice(Kind.DIAL, account.name, "ok", host=host, seconds=now - since)
+            self._notice(account, Kind.DIAL, "ok", host, now - since)
             health.succeeded(host)
+            self._way_works(account)
             if account.pace.connections.content(now):
-                self._recorder.notice(Kind.PACE, account.name, "connections faster", host=host)
+                self._notice(account, Kind.PACE, "connections faster", host)
             self._tell_of_breakers(account)
         return link
 
@@ -379,7 +467,8 @@ class SMTPPool:
     ) -> None:
         health, now = account.health, self._clock()
         outcome = f"{attempt.reply.code // 100}xx" if attempt.reply else str(attempt.failure)
-        self._recorder.notice(Kind.DIAL, account.name, outcome, host=attempt.host, seconds=now - since)
+        self._notice(account, Kind.DIAL, outcome, attempt.host, now - since)
+        self._tell_of_way(account, attempt, now, deadline)
         # A caller in a hurry proves nothing about the host, nor does what this machine lacks.
         if attempt.local or (attempt.failure is DialFailure.TIMEOUT and now >= deadline):
             health.abandoned(attempt.host)
@@ -388,15 +477,45 @@ class SMTPPool:
         health.failed(attempt, now, self._rng())
         if attempt.reply is not None and attempt.reply.transient:
             if account.pace.connections.complained(now):
-                self._recorder.notice(Kind.PACE, account.name, "connections slower", host=attempt.host)
+                self._notice(account, Kind.PACE, "connections slower", attempt.host)
             if account.pace.sessions.complained(now):
-                self._recorder.notice(Kind.PACE, account.name, "sessions fewer", host=attempt.host)
+                self._notice(account, Kind.PACE, "sessions fewer", attempt.host)
         self._tell_of_breakers(account)
+
+    def _tell_of_way(self, account: Account[SMTPConnection], attempt: DialAttempt, now: float, deadline: float) -> None:
+        """What a failed dial says of our way out, and whether another one may be taken."""
+        if attempt.way_failed:
+            if self._ways.failed(account.way, now, self._rng()):
+                self._notice(account, Kind.WAY, "down")
+        elif attempt.local or now >= deadline:
+            self._ways.abandoned(account.way)
+        else:
+            self._way_works(account)
+        if attempt.reply is not None and attempt.stage is not Stage.STARTTLS:
+            self._ways.refuse(account.provider, account.way, self._grudge(account.provider, now))
+
+    def _way_works(self, account: Account[SMTPConnection]) -> None:
+        if self._ways.works(account.way):
+            self._notice(account, Kind.WAY, "up")
+
+    def _grudge(self, provider: str, now: float) -> float:
+        """Until when a provider that has refused one way is asked by no other, if it says nothing more."""
+        return now + self._ledger.book.policy(provider).block_base_s
+
+    def _notice(
+        self,
+        account: Account[SMTPConnection],
+        kind: Kind,
+        outcome: str,
+        host: Host | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        self._recorder.notice(kind, account.provider, outcome, host=host, seconds=seconds, way=account.way)
 
     def _tell_of_breakers(self, account: Account[SMTPConnection]) -> None:
         changes, account.health.changes = account.health.changes, []
         for host, state in changes:
-            self._recorder.notice(Kind.BREAKER, account.name, state, host=host)
+            self._notice(account, Kind.BREAKER, state, host)
 
     def _dial_host(self, connection: SMTPConnection, learned: Learned, host: Host, deadline: float) -> Link:
         """One host; without TLS when the handshake fails and the server does not insist on it."""
@@ -413,7 +532,7 @@ class SMTPPool:
         connection.dialling(host)
         return self._dial(
             host,
-            self._identity.helo,
+            self._ways[connection.way],
             starttls=starttls,
             step_timeout_s=connection.policy.connect_timeout_s,
             timeout_s=max(0.0, deadline - self._clock()),
@@ -443,7 +562,7 @@ class SMTPPool:
         """A connection ends that is on the books and not idle."""
         self._close(connection, life, cause)
         with self._lock:
-            self._ledger.gone(connection.provider)
+            self._ledger.gone(connection.place)
         self._close_struck()
 
     def _lost(self, connection: SMTPConnection) -> None:
@@ -463,7 +582,7 @@ class SMTPPool:
         connection.close(life, cause)
         with self._lock:
             self._connections.pop(connection, None)
-            if connection.provider in self._warm:
+            if connection.place in self._warm:
                 self._arm(self._clock() + _WARM_S)
             if self._quiet is not None and not self._connections:
                 self._quiet.ring()
@@ -493,10 +612,10 @@ class SMTPPool:
         self._close_struck()
         for connection in silent:
             self._background.start(self._check, connection)
-        for provider, host in left_alone:
-            self._background.start(self._recover, provider, host)
-        for provider in cold:
-            self._background.start(self._warm_up, provider)
+        for place, host in left_alone:
+            self._background.start(self._recover, place, host)
+        for place in cold:
+            self._background.start(self._warm_up, place)
         self._arm_next(now)
 
     def _arm_next(self, now: float) -> None:
@@ -515,53 +634,53 @@ class SMTPPool:
             alive = connection.lives(connection.policy.connect_timeout_s)
         finally:
             seconds, outcome = self._clock() - since, "alive" if alive else "dead"
-            self._recorder.notice(
-                Kind.HEALTH_CHECK, connection.provider, outcome, host=connection.host, seconds=seconds
-            )
+            provider, host, way = connection.provider, connection.host, connection.way
+            self._recorder.notice(Kind.HEALTH_CHECK, provider, outcome, host=host, seconds=seconds, way=way)
             if alive and not self._closed:
                 self._rest(connection, "it lives")
             else:
                 self._release(connection)
 
-    def _recover(self, provider: str, host: Host) -> None:
+    def _recover(self, place: Place, host: Host) -> None:
         """Dial a host whose time of being left alone is over, so that no caller's address has to try it."""
         self._recorder.count("checks")
         since, outcome = self._clock(), "down"
         try:
-            self._release(self._fresh(provider, (host,)))
+            self._release(self._fresh(place, (host,)))
             outcome = "recovered"
         except SMTPError as error:
-            _log.debug("%s of %s is still down: %s", host.name, provider, error)
-        self._recorder.notice(Kind.HEALTH_CHECK, provider, outcome, host=host, seconds=self._clock() - since)
+            _log.debug("%s of %s is still down: %s", host.name, place, error)
+        provider, way = place
+        self._recorder.notice(Kind.HEALTH_CHECK, provider, outcome, host=host, seconds=self._clock() - since, way=way)
 
-    def _keep_warm(self, provider: str, hosts: Sequence[Host], policy: ProviderPolicy) -> None:
+    def _keep_warm(self, place: Place, hosts: Sequence[Host], policy: ProviderPolicy) -> None:
         if policy.warm:
             with self._lock:
-                self._warm.pop(provider, None)
-                self._warm[provider] = tuple(hosts)
+                self._warm.pop(place, None)
+                self._warm[place] = tuple(hosts)
                 if len(self._warm) > self._ledger.total:
                     del self._warm[next(iter(self._warm))]
             self._arm(self._clock() + _WARM_S)
 
-    def _cold(self) -> Iterator[str]:
-        """Providers, once for each session that they lack of their warm minimum."""
-        for provider in self._warm:
-            account = self._ledger.account(provider)
+    def _cold(self) -> Iterator[Place]:
+        """Providers and ways, once for each session that they lack of their warm minimum."""
+        for place in self._warm:
+            account = self._ledger.account(place)
             if not account.waiting and self._ledger.open < self._ledger.total:
-                yield from [provider] * (account.policy.warm - account.open)
+                yield from [place] * (account.policy.warm - account.open)
 
-    def _warm_up(self, provider: str) -> None:
+    def _warm_up(self, place: Place) -> None:
         """Open one of the sessions that are kept."""
         try:
-            self._release(self._fresh(provider, self._warm[provider]))
+            self._release(self._fresh(place, self._warm[place]))
         except SMTPError as error:
-            _log.debug("no warm session with %s: %s", provider, error)
+            _log.debug("no warm session with %s: %s", place, error)
             self._arm(self._clock() + _WARM_S)
 
-    def _fresh(self, provider: str, hosts: Sequence[Host]) -> SMTPConnection:
+    def _fresh(self, place: Place, hosts: Sequence[Host]) -> SMTPConnection:
         """A new session, whatever rests."""
-        deadline = self._clock() + 4 * self._ledger.book.policy(provider).connect_timeout_s
-        claim = self._granted(provider, (), deadline)
+        deadline = self._clock() + 4 * self._ledger.book.policy(place[0]).connect_timeout_s
+        claim = self._granted(place, (), deadline)
         connection = self._open(claim, hosts, deadline)
         connection.move(Life.BUSY, "health check")
         return connection

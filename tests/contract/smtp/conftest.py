@@ -14,6 +14,7 @@ from streams.smtp._sync.pool import SMTPPool
 from streams.smtp.hosts import Host
 from streams.smtp.identity import Identity
 from streams.smtp.policy import PolicyBook, ProviderPolicy
+from streams.smtp.ways import Way
 from tests.contract.smtp.smtp_scripts import MailServer, certificate
 
 IDENTITY = Identity("probe.test", "postmaster@probe.test")
@@ -53,8 +54,9 @@ class ThreadedPool:
         hosts: Sequence[Host],
         *,
         timeout: float,
+        source: str | None = None,
     ) -> AsyncIterator[ThreadedConnection]:
-        lease = self.pool.lease(provider, hosts, timeout=timeout)
+        lease = self.pool.lease(provider, hosts, timeout=timeout, source=source)
         connection = await self._run(lease.__enter__)
         try:
             yield ThreadedConnection(connection, self._run)
@@ -80,14 +82,17 @@ class ThreadedPool:
 
 @pytest.fixture(params=["async", "sync"])
 async def make_pool(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., Any]]:
-    """Call it with policy fields, ``total`` and ``on_event``; the pools are closed at the end."""
+    """Call it with policy fields, ``total``, ``ways`` and observers; the pools are closed at the end."""
     pools: list[Any] = []
 
-    def make(total: int = 1000, on_event: Any = None, on_notice: Any = None, **fields: Any) -> Any:
+    def make(
+        total: int = 1000, on_event: Any = None, on_notice: Any = None, ways: Sequence[Way] = (), **fields: Any
+    ) -> Any:
         book = PolicyBook(ProviderPolicy(**{"connect_timeout_s": 5.0, "command_timeout_s": 5.0, **fields}))
         kind = AsyncSMTPPool if request.param == "async" else ThreadedPool
         observers = {"on_event": on_event, "on_notice": on_notice}
-        pools.append(kind(identity=IDENTITY, policies=book, total=total, rng=lambda: 0.0, **observers))
+        who = {"ways": ways} if ways else {"identity": IDENTITY}
+        pools.append(kind(**who, policies=book, total=total, rng=lambda: 0.0, **observers))
         return pools[-1]
 
     yield make

@@ -28,6 +28,7 @@ class MailServer:
     tls: ssl.SSLContext | None = None
     heard: list[str] = field(default_factory=list)
     reads: list[bytes] = field(default_factory=list)
+    peers: list[str] = field(default_factory=list)
     connections: int = 0
     gone: int = 0
     port: int = 0
@@ -48,6 +49,7 @@ class MailServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.peers.append(writer.get_extra_info("peername")[0])
         self.writers.append(writer)
         try:
             if await self._say(writer, self.banner):

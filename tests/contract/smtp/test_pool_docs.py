@@ -11,7 +11,7 @@ from streams.smtp.lifecycle import COUNTERS, diagram
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "pool.md").read_text()
-SAID = ("250 2.0.0 ok\n550 5.1.1 no\n", "250 2.0.0 ok\n")
+SAID = ("250 2.0.0 ok\n550 5.1.1 no\n", "250 2.0.0 ok\n", "eu-1\n")
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,6 +16,10 @@ from streams.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[3]
 PROMETHEUS = ROOT / "ops" / "prometheus" / "prometheus.yml"
+ALERTS = ROOT / "ops" / "prometheus" / "alerts.yml"
+ALERT_TESTS = Path(__file__).with_name("alerts_test.yml")
+RUNBOOKS = ROOT / "docs" / "runbooks.md"
+RULES = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
 GRAFANA = ROOT / "ops" / "grafana"
 EXPRESSIONS = [query for _, panels in ROWS for panel in panels for query, _ in panel.queries]
 
@@ -89,5 +94,41 @@ def test_promtool_takes_the_configuration_and_every_expression(tmp_path: Path) -
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
     for command in (["promtool", "check", "config", PROMETHEUS], ["promtool", "check", "rules", file]):
+        checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
+def test_every_alert_asks_for_declared_metrics_and_has_its_runbook_and_tests(rule: dict[str, Any]) -> None:
+    series = declared() | {"up": {"job", "instance"}}
+    asked = re.findall(r"\b(?:mailvet_\w+|up)\b", rule["expr"].replace('job="mailvet"', ""))
+    assert asked
+    assert set(asked) <= series.keys()
+    assert rule["labels"]["severity"] in {"warning", "critical"}
+    named = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+    assert named <= set.union(*(series[name] for name in asked))
+    page, anchor = rule["annotations"]["runbook_url"].split("#")
+    assert ROOT / page == RUNBOOKS
+    assert anchor == rule["alert"].lower()
+    assert f"## {rule['alert']}\n" in RUNBOOKS.read_text()
+    tested = [
+        (bool(each["exp_alerts"]))
+        for test in yaml.safe_load(ALERT_TESTS.read_text())["tests"]
+        for each in test["alert_rule_test"]
+        if each["alertname"] == rule["alert"]
+    ]
+    assert (tested.count(True), tested.count(False) >= 3) == (1, True), "it fires, ends, and is silent without a cause"
+
+
+def test_a_runbook_is_for_an_alert_and_prometheus_reads_the_rules() -> None:
+    assert re.findall(r"^## (\w+)$", RUNBOOKS.read_text(), re.MULTILINE) == [rule["alert"] for rule in RULES]
+    assert yaml.safe_load(PROMETHEUS.read_text())["rule_files"] == [ALERTS.name]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_alerts_fire_end_and_stay_silent(tmp_path: Path) -> None:
+    file = tmp_path / "alerts_test.yml"
+    file.write_text(ALERT_TESTS.read_text().replace("ALERTS", str(ALERTS)))
+    for command in (["promtool", "check", "rules", ALERTS], ["promtool", "test", "rules", file]):
         checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert checked.returncode == 0, checked.stdout + checked.stderr

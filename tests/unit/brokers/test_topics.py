@@ -1,6 +1,7 @@
 """What differs between a declared topic and the one that is there, and what may be done about it."""
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,8 @@ from aiokafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartiti
 
 from ops.cli.errors import UserError
 from ops.topics import Cluster, Existing, Remedy, compare, declared
-from schemas.topics import ADMISSIONS_BULK, REQUESTS, RESULTS, Topic
+from schemas.topics import ADMISSIONS_BULK, LEADING, REQUESTS, RESULTS, TOPICS, Topic
+from streams.kafka import kept_too_long
 from streams.settings import Settings
 from streams.tables import changelog_topics
 
@@ -65,12 +67,41 @@ def test_replicas_count_only_when_asked_for() -> None:
         ({"max_message_bytes": str(64 * 1024 * 1024)}, Remedy.REFUSE),
         ({"message_timestamp_type": "CreateTime"}, Remedy.ALTER),
         ({"cleanup_policy": "compact"}, Remedy.REFUSE),
+        ({"segment_ms": str(7 * DAY)}, Remedy.ALTER),
     ],
 )
 def test_only_what_keeps_or_admits_more_is_altered(config: dict[str, str], remedy: Remedy) -> None:
     [found] = compare(ADMISSIONS_BULK, with_config(ADMISSIONS_BULK, **config))
     assert found.remedy is remedy
     assert bool(found.why) is (remedy is Remedy.REFUSE)
+
+
+def test_smaller_segments_are_an_operators_own_choice() -> None:
+    assert compare(ADMISSIONS_BULK, with_config(ADMISSIONS_BULK, segment_ms="600000")) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({}, None),
+        (ADMISSIONS_BULK.config, None),
+        ({"retention.ms": str(4 * DAY)}, None),
+        ({"retention.ms": str(4 * DAY), "segment.ms": "1"}, "for 4.0 days"),
+        ({"retention.ms": str(3 * DAY), "segment.ms": str(7 * DAY)}, "for 10.0 days"),
+        ({"retention.ms": "-1", "segment.ms": "1"}, "for ever"),
+        ({"retention.ms": str(2**63 - 1), "segment.ms": str(2**63 - 1)}, "days"),
+    ],
+)
+def test_a_record_must_not_outlive_the_decision_on_it(config: dict[str, str], said: str | None) -> None:
+    found = kept_too_long("t", config, timedelta(days=4))
+    assert found is None if said is None else said in str(found)
+
+
+def test_as_declared_no_record_outlives_the_decision_on_it() -> None:
+    kept = Settings.model_fields["decisions_kept"].default
+    assert [kept_too_long(topic.name, topic.config, kept) for topic in LEADING] == [None] * len(LEADING)
+    assert RESULTS not in LEADING
+    assert len(LEADING) == len(TOPICS) - 2
 
 
 def test_for_ever_is_longer_than_any_retention() -> None:

@@ -37,6 +37,7 @@ class FakeConnection:
     pool: "FakePool"
     host: Host
     provider: str
+    way: str = ""
     room: int = 10
     uses: int = 1
     capabilities: Capabilities = field(default_factory=Capabilities)
@@ -74,32 +75,45 @@ class FakePool:
     most: int = 0
     block_after: int = 99
     blocks: list[tuple[str, Reply, Stage]] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    """Whom leases were asked of, and reports made on."""
+    taken: str | None = None
+    """The way that a lease takes in place of the one that was asked for."""
     services: int = 0
     earned: int = 0
 
-    def report_block(self, provider: str, domain: str, reply: Reply, stage: Stage) -> None:
+    def way(self, provider: str, source: str | None = None) -> str:
+        return source or ""
+
+    def report_block(self, provider: str, domain: str, reply: Reply, stage: Stage, *, source: str) -> None:
         assert provider == "p"
         self.blocks.append((domain, reply, stage))
+        self.sources.append(source)
 
-    def report_service(self, provider: str) -> None:
+    def report_service(self, provider: str, *, source: str) -> None:
         self.services += 1
+        self.sources.append(source)
 
-    def sessions(self, provider: str) -> int:
+    def sessions(self, provider: str, source: str) -> int:
         return self.policies.policy(provider).sessions + self.earned
 
     def blocked(self, provider: str) -> bool:
         return len(self.blocks) >= self.block_after
 
     @asynccontextmanager
-    async def lease(self, provider: str, hosts: Sequence[Host], *, timeout: float) -> AsyncIterator[FakeConnection]:
+    async def lease(
+        self, provider: str, hosts: Sequence[Host], *, timeout: float, source: str
+    ) -> AsyncIterator[FakeConnection]:
         self.leases += 1
+        self.sources.append(source)
         self.open += 1
         self.most = max(self.most, self.open)
         try:
             await asyncio.sleep(0)
             if self.failures and (failure := self.failures.pop(0)) is not None:
                 raise failure
-            yield FakeConnection(self, hosts[0], provider, uses=self.uses, capabilities=self.capabilities)
+            way = self.taken or source
+            yield FakeConnection(self, hosts[0], provider, uses=self.uses, capabilities=self.capabilities, way=way)
         finally:
             self.open -= 1
 
@@ -491,3 +505,45 @@ async def test_a_provider_that_serves_well_is_asked_over_more_sessions_at_once()
     pool.script = [generous]
     await ask(pool, *[f"user{n}" for n in range(100)])
     assert pool.most == 3
+
+
+# -- ways out -----------------------------------------------------------------------------------------------------
+
+
+async def test_each_probe_says_by_which_way_it_was_asked() -> None:
+    pool = FakePool()
+    [probe] = await ask(pool, "nobody@a.test", source="eu-2")
+    assert probe.way == "eu-2"
+    assert set(pool.sources) == {"eu-2"}, "the lease, and what is told of the provider"
+
+
+async def test_the_way_that_was_taken_is_told_and_not_the_one_that_was_wanted() -> None:
+    pool = FakePool(server=lambda address: BLOCKED, taken="eu-1")
+    [probe] = await ask(pool, "user@a.test", source="eu-2")
+    assert probe.way == "eu-1"
+    assert pool.sources[0] == "eu-2"
+    assert set(pool.sources[1:]) == {"eu-1"}
+
+
+async def test_those_who_are_asked_for_by_different_ways_share_no_session() -> None:
+    pool = FakePool()
+    of = prober(pool)
+    await asyncio.gather(*(ask(pool, f"user{way}@a.test", of=of, source=way) for way in ("eu-1", "eu-2")))
+    assert pool.leases == 2
+    assert len([asked for asked in pool.asked if len([a for a in asked if a.startswith("user")]) == 1]) == 2
+
+
+async def test_a_way_that_is_down_does_not_speak_for_the_hosts() -> None:
+    ours = DialAttempt(HOST, Stage.CONNECT, failure=DialFailure.CONNECT, local=True, way="eu-1")
+    theirs = DialAttempt(HOST, Stage.BANNER, failure=DialFailure.TIMEOUT, way="eu-2")
+    for attempts, failure, way in (((ours, theirs), Failure.TIMEOUT, "eu-2"), ((ours,), Failure.CONNECT, "eu-1")):
+        [probe] = await ask(FakePool(failures=[ConnectFailed(attempts)]), "user@a.test")
+        assert (probe.failure, probe.way) == (failure, way)
+
+
+async def test_a_way_that_could_not_reach_anybody_is_named() -> None:
+    attempt = DialAttempt(HOST, Stage.BANNER, BLOCKED, way="eu-1")
+    pool = FakePool(failures=[ConnectFailed((attempt,))])
+    [probe] = await ask(pool, "user@a.test")
+    assert probe.way == "eu-1"
+    assert pool.sources[-1] == "eu-1"

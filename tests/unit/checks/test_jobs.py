@@ -39,6 +39,14 @@ def test_domains_take_turns() -> None:
     assert waiting.head() is None
 
 
+async def test_whoever_nobody_waits_for_any_more_is_passed_over() -> None:
+    gone = Batch(1, asyncio.get_running_loop().create_future())
+    waiting = queue(job("0@a.test"), job("1@a.test", batch=gone), job("2@a.test"))
+    gone.abandon()
+    assert take(waiting, 10) == ["0@a.test", "2@a.test"]
+    assert waiting.size == 0
+
+
 def test_domains_of_one_address_share_a_write_though_their_other_hosts_differ() -> None:
     waiting = queue(job("x@a.test", (FIRST, SECOND)), job("y@b.test", (FIRST,)))
     assert take(waiting, 10, (FIRST, SECOND)) == ["x@a.test", "y@b.test"]

@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from streams.checks.providers import ORDINARY, Traits, directory, provider_of, shard_name, traits_of, whole_provider
+from streams.checks.providers import ORDINARY, Traits, directory, provider_of, traits_of
 from streams.dns.answers import MailHost, MailRoute, RouteKind
+from streams.smtp.shards import shard_name, whole_provider
 
 
 def via(*names: str, domain: str = "customer.example") -> MailRoute:

@@ -43,6 +43,7 @@ class FakeProber:
     """Knows every ``user``; says "later" the first ``later`` times that it is asked for anybody else."""
 
     later: int = 0
+    ways: list[str] = field(default_factory=list)
     asked: list[tuple[str, ...]] = field(default_factory=list)
     options: list[dict[str, object]] = field(default_factory=list)
     in_flight: int = 0
@@ -63,7 +64,8 @@ class FakeProber:
             await (self.gate.wait() if self.gate else asyncio.sleep(0))
         finally:
             self.in_flight -= len(prepared)
-        return [Probe(Stage.RCPT, self._reply(each.local)) for each in prepared]
+        way = self.ways.pop(0) if self.ways else ""
+        return [Probe(Stage.RCPT, self._reply(each.local), way=way) for each in prepared]
 
     def _reply(self, local: str) -> Reply:
         if local.startswith("user"):
@@ -157,7 +159,26 @@ async def test_250_of_a_provider_that_hides_mailboxes_says_nothing() -> None:
 async def test_what_the_prober_is_told() -> None:
     prober = FakeProber()
     await verify(verifier(prober, timeout_s=7.0, catch_all_probe=False), "user@a.test")
-    assert prober.options == [{"provider": "provider.test", "catch_all_probe": False, "lane": None, "timeout": 7.0}]
+    [told] = prober.options
+    assert told == {
+        "provider": "provider.test",
+        "catch_all_probe": False,
+        "lane": None,
+        "timeout": 7.0,
+        "source": None,
+    }
+
+
+async def test_who_heard_later_is_asked_for_by_the_same_way() -> None:
+    prober = FakeProber(later=2, ways=["eu-2", "eu-1", "eu-1"])
+
+    async def sleep(_: float) -> None:
+        pass
+
+    of = verifier(prober, retry_delays_s=(5.0, 9.0), sleep=sleep)
+    user, other = await verify(of, "user@a.test", "x@a.test")
+    assert [told["source"] for told in prober.options] == [None, "eu-2", "eu-1"]
+    assert (user.evidence.way, other.evidence.way) == ("eu-2", "eu-1")
 
 
 async def test_only_those_who_heard_later_are_asked_again_after_each_delay() -> None:

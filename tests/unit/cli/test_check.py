@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import pytest
 from click.testing import CliRunner, Result
@@ -65,6 +67,15 @@ def test_standard_input_and_files_are_read_alike(tmp_path: Path) -> None:
     ]
 
 
+def test_a_configuration_that_is_wrong_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "smtp.toml").write_text("[providers.google]\nsesions = 3\n")
+    monkeypatch.setenv("MAILVET_SMTP_CONFIG", str(tmp_path / "smtp.toml"))
+    result = run("user@example.com")
+    assert result.exit_code == 2
+    said = f"Error: {tmp_path}/smtp.toml: providers.google.sesions: there is no such field; did you mean sessions?\n"
+    assert result.stderr == said
+
+
 def test_nothing_to_read_gives_nothing() -> None:
     result = run("--stdin", given="")
     assert (result.exit_code, result.stdout) == (0, "")
@@ -99,13 +110,48 @@ def test_standard_input_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) 
         _source((), None)
 
 
-def test_a_pipe_is_read_before_the_first_dialogue_and_a_file_is_not(
+def test_only_what_may_keep_a_reader_waiting_is_read_as_a_stream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "list.txt").write_text("a@example.com\n")
-    assert not isinstance(_source((), tmp_path / "list.txt"), list)
+    assert list(cast(Iterable[str], _source((), tmp_path / "list.txt"))) == ["a@example.com"]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a@example.com\n")))
-    assert _source((), None) == ["a@example.com"]
+    assert list(cast(Iterable[str], _source((), None))) == ["a@example.com"]
+    with (tmp_path / "list.txt").open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert not isinstance(_source((), None), int)
+    reading, writing = os.pipe()
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        monkeypatch.setattr(sys, "stdin", pipe)
+        assert _source((), None) == reading
+
+
+def test_an_answer_comes_before_the_input_ends() -> None:
+    arguments = [sys.executable, "-m", "ops.cli.main", "check", "--stdin", "--json", "--depth", "syntax"]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        indexes = []
+        for text in (b"a@example.com\n", b"b@exam", b"ple.com\r\n\n", b"c@example.com"):
+            process.stdin.write(text)
+            process.stdin.flush()
+            if text.endswith(b"\n"):
+                indexes.append(json.loads(process.stdout.readline())["index"])
+        process.stdin.close()
+        last = json.loads(process.stdout.readline())
+        assert (indexes, last["index"], last["input"]) == ([0, 1], 2, "c@example.com")
+        assert process.stdout.read() == b""
+        assert process.wait(timeout=60) == 0
+
+
+def test_a_reader_that_went_away_ends_a_stream_without_a_word() -> None:
+    arguments = [sys.executable, "-m", "ops.cli.main", "check", "--stdin", "--depth", "syntax"]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        _, said = process.communicate(b"a@example.com\n" * 100, timeout=60)
+    assert (process.returncode, said) == (1, b"")
 
 
 def test_ctrl_c_ends_the_wait_for_a_slow_writer() -> None:

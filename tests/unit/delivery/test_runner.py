@@ -20,6 +20,7 @@ from streams.metrics import Metrics
 from streams.records import Incoming, Outgoing, Unusable
 from streams.subscription import Subscription
 from streams.tables import changes
+from streams.wire import UNREADABLE
 
 OUT = Outgoing(RESULTS.name, b"k", b"v")
 
@@ -75,6 +76,7 @@ class World:
         generation: int | None = 1,
         value: bytes = b"x",
         key: bytes = b"k",
+        headers: Any = (),
     ) -> None:
         for offset in offsets:
             message = SimpleNamespace(
@@ -82,7 +84,7 @@ class World:
                 offset=offset,
                 key=key,
                 value=value,
-                headers=[],
+                headers=headers,
                 timestamp=1.5,
                 generation_id=generation,
             )
@@ -601,3 +603,39 @@ async def test_where_a_partition_stands_is_told_when_nothing_is_in_hand() -> Non
     done.set()
     await settle()
     assert (world.delivery.standing(0), world.delivery.standing(1)) == (6, 8)
+
+
+async def test_what_is_held_in_memory_is_known_to_the_byte() -> None:
+    gates = Gates()
+    world = World(gates)
+    world.feed(0, 1, value=b"x" * 100)
+    world.feed(0, partition=1, value=b"y" * 7)
+    await settle()
+    assert world.delivery.held_bytes == 207
+    gates.open(1)
+    await settle()
+    assert world.delivery.held_bytes == 207, "a record that can't be acknowledged yet is held"
+    gates.open(0)
+    await settle()
+    assert world.delivery.held_bytes == 7
+    world.generation = 2
+    world.delivery.forget()
+    assert world.delivery.held_bytes == 0
+
+
+async def test_a_batch_that_was_not_unpacked_is_a_dead_letter_whoever_reads_it() -> None:
+    async def handle(_: Incoming) -> Sequence[Outgoing]:
+        raise AssertionError("nobody reads it")
+
+    world = World(handle)
+    world.feed(0, headers=[(UNREADABLE, b"why")])
+    await settle()
+    assert world.acked == [(0, 0)]
+    [letter] = world.delivered
+    assert DeadLetter.model_validate_json(dict(letter.headers)[HEADER]).reason == "too_large"
+    assert (
+        world.metrics.registry.get_sample_value(
+            "mailvet_dead_letter_share", {"role": "gate", "topic": ADMISSIONS_BULK.name}
+        )
+        == 1.0
+    )

@@ -1,6 +1,7 @@
 """Probe: who is asked for what, and what comes of each answer."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -41,7 +42,13 @@ ANSWERS = {"missing": REFUSED, "grey": GREYLISTED, "slow": Probe(Stage.RCPT, fai
 
 
 def task(
-    addresses: list[str], *, attempt: int = 1, provider: str = "example.net", hops: int = 0, **changes: Any
+    addresses: list[str],
+    *,
+    attempt: int = 1,
+    provider: str = "example.net",
+    hops: int = 0,
+    source: str | None = None,
+    **changes: Any,
 ) -> Incoming:
     items = tuple(
         TaskItem(positions=(Position(index=index, input=text),), address=text) for index, text in enumerate(addresses)
@@ -52,13 +59,20 @@ def task(
         items=items,
         attempt=attempt,
         hops=hops,
+        source=source,
         created_at=NOW,
     )
     return Log(TASKS_BULK.name).append(encode(record), f"{provider}#0".encode())
 
 
 class World:
-    def __init__(self, routes: dict[str, MailRoute] | None = None, answers: Any = None, **changes: Any) -> None:
+    def __init__(
+        self,
+        routes: dict[str, MailRoute] | None = None,
+        answers: Any = None,
+        sessions_of: Callable[[str], int] | None = None,
+        **changes: Any,
+    ) -> None:
         self.prober = FakeProber(answers or ANSWERS)
         self.clock = Clock()
         self.metrics = metrics()
@@ -69,6 +83,7 @@ class World:
             resolver=FakeResolver(routes or {}),
             prober=self.prober,
             clock=self.clock,
+            sessions_of=sessions_of,
         )
 
     def handle(self, record: Incoming) -> list[Outgoing]:
@@ -137,6 +152,34 @@ def test_the_servers_own_hint_chooses_the_tier(seconds: int, tier: str) -> None:
     reply = Reply(450, (f"4.7.1 Greylisted, please try again in {seconds} seconds",))
     outputs = World(answers={"grey": Probe(Stage.RCPT, reply=reply)}).handle(task(["grey@x.example"]))
     assert [output.topic for output in outputs[1:]] == [tier]
+
+
+@pytest.mark.parametrize(
+    ("asked_by", "answer", "before", "after"),
+    [
+        ("eu-2", GREYLISTED, None, "eu-2"),
+        ("eu-2", GREYLISTED, "eu-1", "eu-2"),
+        ("", GREYLISTED, None, None),
+        ("eu-2", ANSWERS["slow"], "eu-1", "eu-1"),
+        ("eu-2", ANSWERS["slow"], None, None),
+    ],
+)
+def test_who_was_answered_by_a_way_is_asked_for_by_it_again(
+    asked_by: str, answer: Probe, before: str | None, after: str | None
+) -> None:
+    world = World(answers={"x": answer._replace(way=asked_by)})
+    outputs = world.handle(task(["x@x.example"], source=before))
+    assert world.prober.asked[0][2]["source"] == before
+    [again] = values(outputs, RETRIES_5M.name)
+    assert again["source"] == after
+    evidence = values(outputs, ATTEMPTS.name)[0]["entries"][0]["finding"]["evidence"]
+    assert evidence.get("way") == (asked_by or None)
+
+
+def test_a_provider_that_changed_knows_nothing_of_the_earlier_way() -> None:
+    world = World({"x.example": mx("x.example", "mx.elsewhere.example")})
+    [moved] = world.handle(task(["ok@x.example"], source="eu-1"))
+    assert values([moved], TASKS_BULK.name)[0]["source"] is None
 
 
 @pytest.mark.parametrize("changes", [{"options": {"retry": False}}, {"verdict_by": NOW + timedelta(minutes=5)}])
@@ -209,11 +252,15 @@ def test_depth_dns_is_answered_when_dns_answers_again() -> None:
 def test_what_is_asked_says_how() -> None:
     world = World(dialogue_deadline_s=60.0)
     world.handle(task(["ok@x.example"], lane=Lane.INTERACTIVE, options={"catch_all_probe": False}))
-    assert world.prober.asked == [
-        ("example.net", ("ok@x.example",), {"catch_all_probe": False, "lane": Lane.INTERACTIVE, "timeout": 60.0})
-    ]
+    told = {"catch_all_probe": False, "lane": Lane.INTERACTIVE, "timeout": 60.0, "source": None}
+    assert world.prober.asked == [("example.net", ("ok@x.example",), told)]
     world.handle(task(["ok@x.example"], verdict_by=NOW + timedelta(seconds=7)))
-    assert world.prober.asked[-1][2] == {"catch_all_probe": True, "lane": Lane.BULK, "timeout": 7.0}
+    assert world.prober.asked[-1][2] == {
+        "catch_all_probe": True,
+        "lane": Lane.BULK,
+        "timeout": 7.0,
+        "source": None,
+    }
 
 
 def test_time_spent_waiting_for_a_turn_is_told() -> None:
@@ -230,8 +277,11 @@ def test_time_spent_waiting_for_a_turn_is_told() -> None:
     assert {entry["finding"]["timing"]["queued_ms"] for entry in attempt["entries"]} == {5, 1005}
 
 
-def test_no_more_addresses_of_a_provider_are_asked_at_a_time_than_its_sessions_serve() -> None:
-    world = World(sessions_per_provider=2)
+@pytest.mark.parametrize(("sessions_of", "together"), [(None, 100), (lambda provider: len(provider) - 8, 150)])
+def test_no_more_addresses_of_a_provider_are_asked_at_a_time_than_its_sessions_serve(
+    sessions_of: Callable[[str], int] | None, together: int
+) -> None:
+    world = World(sessions_per_provider=2, sessions_of=sessions_of)
     running, most = 0, 0
     ask = world.prober.ask
 
@@ -246,7 +296,7 @@ def test_no_more_addresses_of_a_provider_are_asked_at_a_time_than_its_sessions_s
     world.prober.ask = watched  # type: ignore[method-assign]
     outputs = world.handle(task([f"ok{n}@x.example" for n in range(200)]))
     assert len(verdicts(outputs)) == 200
-    assert most == 100
+    assert most == together
     gauge = world.metrics.addresses_in_flight.labels(Lane.BULK)
     assert gauge._value.get() == 0
 

@@ -1,7 +1,10 @@
 """The retry tiers: what is due goes on, what is not waits in its topic."""
 
+import gc
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +18,9 @@ from schemas.pipeline import Position, Task, TaskItem
 from schemas.topics import DEADLETTERS, RETRIES_5M, TASKS_BULK, TASKS_INTERACTIVE
 from schemas.vocabulary import Lane
 from streams.codec import encode
+from streams.delivery import Recent
 from streams.records import Incoming, Outgoing, Unusable
-from streams.roles.retry import Due, RetryService, Tier, due, forward
+from streams.roles.retry import SPREAD, Due, RetryService, Tier, due, forward, spread
 from tests.unit.roles.support import NOW, NOW_MS, Clock, metrics, run, settings, ticket
 
 DELAY_S = 300.0
@@ -125,8 +129,18 @@ class World:
         self.times: list[int] = []
         self.metrics = metrics()
         self.broken = False
-        self.tier = Tier(
-            RETRIES_5M, DELAY_S, consumer=self.consumer, deliver=self.deliver, metrics=self.metrics, clock=self.clock
+        self.recent = Recent(0.05)
+        self.tier = self.made()
+
+    def made(self) -> Tier:
+        return Tier(
+            RETRIES_5M,
+            DELAY_S,
+            consumer=self.consumer,
+            deliver=self.deliver,
+            metrics=self.metrics,
+            recent=self.recent,
+            clock=self.clock,
         )
 
     async def deliver(self, outputs: Sequence[Outgoing]) -> None:
@@ -176,7 +190,13 @@ def test_nothing_is_committed_that_still_waits() -> None:
 def test_a_tier_of_milliseconds_does_not_wait_a_second() -> None:
     world = World()
     world.tier = Tier(
-        RETRIES_5M, 0.05, consumer=world.consumer, deliver=world.deliver, metrics=world.metrics, clock=world.clock
+        RETRIES_5M,
+        0.05,
+        consumer=world.consumer,
+        deliver=world.deliver,
+        metrics=world.metrics,
+        recent=world.recent,
+        clock=world.clock,
     )
     world.append(NOW_MS)
     world.steps(3)
@@ -239,6 +259,68 @@ def test_a_rebalance_forgets_pauses() -> None:
     assert world.times == [NOW_MS + 300_000]
 
 
+# -- waits that really are waits -------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 4_000_000), st.integers(0, 1000))
+def test_a_partition_waits_a_little_longer_never_less_and_always_the_same(delay_ms: int, partition: int) -> None:
+    waits = spread(delay_ms, partition)
+    assert delay_ms <= waits <= delay_ms * (1 + SPREAD) + 1
+    assert waits == spread(delay_ms, partition)
+
+
+def test_partitions_do_not_come_back_together() -> None:
+    waits = sorted(spread(300_000, partition) for partition in range(8))
+    assert waits[0] == 300_000
+    assert min(later - sooner for sooner, later in pairwise(waits)) > 500
+
+
+@pytest.mark.parametrize("restarts_ms", [(1,), (299_999,), (60_000, 120_000, 250_000)])
+def test_a_restart_in_the_middle_neither_loses_nor_restarts_a_wait(restarts_ms: Sequence[int]) -> None:
+    world = World()
+    world.append(NOW_MS)
+    world.steps(1)
+    for restart_ms in restarts_ms:
+        world.clock.now_ms = NOW_MS + restart_ms
+        # The next process knows what was committed and what stands in the log, and nothing else.
+        world.consumer.paused, world.consumer.position = False, world.consumer.committed_to
+        world.tier = world.made()
+        world.steps(1)
+        assert world.written == []
+    world.steps(400)
+    assert world.times == [NOW_MS + 300_000]
+
+
+def held() -> int:
+    """How many records there are in this process."""
+    gc.collect()
+    return sum(isinstance(each, Incoming) for each in gc.get_objects())
+
+
+def test_what_waits_is_in_no_memory_however_much_it_is() -> None:
+    world = World()
+    for _ in range(10_000):
+        world.append(NOW_MS)
+    before = held()
+    world.steps(3)
+    assert held() <= before
+    assert world.consumer.position == 0
+    assert sys.getsizeof(world.tier._paused) < 1000
+    assert set(world.tier._paused) == {HOME}
+
+
+def test_all_that_is_due_goes_on_and_what_is_not_stays_in_order() -> None:
+    world = World()
+    for number in range(1200):
+        world.append(NOW_MS + number)
+    world.clock.now_ms = NOW_MS + 300_000 + 700
+    world.steps(2)
+    assert (len(world.written), world.consumer.committed_to) == (701, 701)
+    world.steps(1000)
+    assert (len(world.written), world.consumer.committed_to) == (1200, 1200)
+    assert all(time - NOW_MS - number >= 300_000 for number, time in enumerate(world.times))
+
+
 # -- what the progress watch sees ------------------------------------------------------------------------------------
 
 
@@ -293,6 +375,7 @@ def test_a_runner_is_settled_while_its_tier_has_partitions() -> None:
         consumer=world.consumer,
         deliver=world.deliver,
         metrics=world.metrics,
+        recent=world.recent,
         clock=world.clock,
         settled=runner.settled,
     )

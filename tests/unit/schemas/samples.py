@@ -8,7 +8,18 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from schemas.pipeline import Admitted, Attempt, AttemptEntry, DeadLetter, Position, Settlement, Task, TaskItem, Ticket
+from schemas.pipeline import (
+    Admitted,
+    Attempt,
+    AttemptEntry,
+    DeadLetter,
+    Position,
+    Replayed,
+    Settlement,
+    Task,
+    TaskItem,
+    Ticket,
+)
 from schemas.request import Options, Request, request_uid
 from schemas.result import Evidence, Finding, Flags, PastAttempt, Quota, Rejection, Result, Summary, Timing
 from schemas.vocabulary import Depth, Lane, Reason, Stage, Verdict
@@ -135,6 +146,7 @@ SAMPLES: dict[str, BaseModel] = {
         sha256="0" * 64,
         at=AT,
     ),
+    "replayed": Replayed(partition=3, offset=17, topic="mailvet.attempts.v1", replays=1, at=AT),
 }
 
 if __name__ == "__main__":

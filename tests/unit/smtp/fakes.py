@@ -3,7 +3,7 @@
 import asyncio
 import heapq
 import selectors
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from streams.smtp.exchange import Capabilities
 from streams.smtp.hosts import Host
 from streams.smtp.identity import Identity
 from streams.smtp.policy import PolicyBook, ProviderPolicy
+from streams.smtp.ways import Way
 
 T = TypeVar("T")
 IDENTITY = Identity("probe.test", "postmaster@probe.test")
@@ -144,11 +145,15 @@ class FakeNet:
     links: list[FakeLink] = field(default_factory=list)
     dialled: list[Host] = field(default_factory=list)
     before: Callable[[Host], Awaitable[None]] | None = None
+    link: type[FakeLink] = FakeLink
+    ways: list[str] = field(default_factory=list)
+    lost: Callable[[str, Host], DialAttempt | None] = lambda way, host: None
+    """What the network, or a server that has it in for one of our ways, does to a dial."""
 
     async def __call__(
         self,
         host: Host,
-        helo: str,
+        way: Way,
         *,
         starttls: bool,
         step_timeout_s: float,
@@ -156,6 +161,7 @@ class FakeNet:
         on_greeting: Callable[[], None],
     ) -> FakeLink:
         self.dialled.append(host)
+        self.ways.append(way.name)
         if self.before is not None:
             await self.before(host)
         if host in self.hangs:
@@ -164,19 +170,28 @@ class FakeNet:
         await asyncio.sleep(min(self.delay, timeout_s))
         if host in self.down:
             raise DialFailed(DialAttempt(host, Stage.CONNECT, failure=DialFailure.CONNECT, detail="refused"))
+        if (attempt := self.lost(way.name, host)) is not None:
+            raise DialFailed(attempt)
         on_greeting()
         await asyncio.sleep(self.delay)
-        link = FakeLink(self.respond, self.delay)
+        link = self.link(self.respond, self.delay)
         self.links.append(link)
         return link
 
 
 def pool_on(
-    net: FakeNet, *, total: int = 1000, on_event: Any = None, on_notice: Any = None, **fields: Any
+    net: FakeNet,
+    *,
+    total: int = 1000,
+    on_event: Any = None,
+    on_notice: Any = None,
+    ways: Sequence[Way] = (),
+    **fields: Any,
 ) -> AsyncSMTPPool:
     """A pool on ``net`` and the running loop's time, with policy ``fields``."""
     return AsyncSMTPPool(
-        identity=IDENTITY,
+        identity=None if ways else IDENTITY,
+        ways=ways,
         policies=PolicyBook(ProviderPolicy(**fields)),
         total=total,
         on_event=on_event,

@@ -18,7 +18,7 @@ HOST, OTHER = Host("a", "192.0.2.1"), Host("b", "192.0.2.2")
 
 @dataclass(eq=False)
 class Connection:
-    provider: str
+    place: tuple[str, str]
     key: tuple[str, int]
     policy: ProviderPolicy
     idle_since: float = 0.0
@@ -35,14 +35,14 @@ class Books(Ledger[Connection]):
     """With words for tests."""
 
     def want(self, provider: str, *hosts: Host) -> Claim[Connection]:
-        claim: Claim[Connection] = Claim(self.account(provider), hosts or (HOST,), lambda: None)
+        claim: Claim[Connection] = Claim(self.account((provider, "")), hosts or (HOST,), lambda: None)
         self.claim(claim)
         return claim
 
     def dialled(self, claim: Claim[Connection], host: Host = HOST) -> Connection:
         assert claim.granted
         assert claim.connection is None
-        return Connection(claim.account.name, (host.address, host.port), claim.account.policy)
+        return Connection(claim.account.place, (host.address, host.port), claim.account.policy)
 
     def opened(self, provider: str, host: Host = HOST) -> Connection:
         return self.dialled(self.want(provider, host), host)
@@ -61,7 +61,7 @@ def test_leave_to_dial_up_to_the_limit_then_wait_in_line():
     ledger.give_back(first)
     assert [claim.connection for claim in waiting] == [first, None, None]
     assert [claim.granted for claim in waiting] == [True, False, False]
-    ledger.gone("p")
+    ledger.gone(("p", ""))
     assert [claim.granted for claim in waiting] == [True, True, False]
     assert ledger.waiters() == 1
 
@@ -107,7 +107,7 @@ def test_the_global_limit_takes_the_one_idle_longest():
     ledger.give_back(new)
     assert ledger.want("r").granted
     assert ledger.closing == [(old, Life.DRAINING, "evicted")]
-    assert "p" not in ledger.accounts
+    assert ("p", "") not in ledger.accounts
 
 
 def test_own_idle_sessions_make_room_under_the_global_limit_too():
@@ -116,7 +116,7 @@ def test_own_idle_sessions_make_room_under_the_global_limit_too():
     ledger.give_back(one)
     assert ledger.want("p", OTHER).granted
     assert ledger.closing == [(one, Life.DRAINING, "evicted")]
-    assert ledger.accounts["p"].open == 1
+    assert ledger.accounts["p", ""].open == 1
 
 
 def test_places_go_round_the_providers_that_wait():
@@ -125,7 +125,7 @@ def test_places_go_round_the_providers_that_wait():
     a1, a2, b1 = ledger.want("a"), ledger.want("a"), ledger.want("b")
     order = []
     for provider in ("p", "a", "b"):
-        ledger.gone(provider)
+        ledger.gone((provider, ""))
         order.append([claim.granted for claim in (a1, b1, a2)])
     assert order == [[True, False, False], [True, True, False], [True, True, True]]
 
@@ -135,8 +135,8 @@ def test_a_provider_that_was_served_once_stays_in_the_round():
     ledger.opened("p")
     ledger.opened("p")
     first, second = ledger.want("a"), ledger.want("a")
-    ledger.gone("p")
-    ledger.gone("p")
+    ledger.gone(("p", ""))
+    ledger.gone(("p", ""))
     assert first.granted
     assert second.granted
 
@@ -171,8 +171,8 @@ def test_a_starved_provider_whose_caller_gave_up_holds_nobody_up():
     ledger.opened("p")
     gone, waiting = ledger.want("a"), ledger.want("b")
     ledger.withdraw(gone)
-    assert "a" not in ledger.accounts
-    ledger.gone("p")
+    assert ("a", "") not in ledger.accounts
+    ledger.gone(("p", ""))
     assert waiting.granted
 
 
@@ -182,10 +182,10 @@ def test_a_starved_provider_at_its_own_limit_waits_for_itself():
     ledger.opened("a")
     starved = ledger.want("b")
     own = ledger.want("a")
-    ledger.gone("p")
+    ledger.gone(("p", ""))
     assert starved.granted
     assert not own.granted
-    ledger.gone("a")
+    ledger.gone(("a", ""))
     assert own.granted
 
 
@@ -232,14 +232,14 @@ def test_the_silent_are_taken_to_be_asked_a_few_at_a_time():
 def test_a_host_that_somebody_wanted_is_dialled_again_when_it_may_be(monkeypatch):
     monkeypatch.setattr(module, "MAX_RECOVERIES", 1)
     ledger = books(breaker_failures=1, breaker_base_s=10)
-    account = ledger.account("p")
+    account = ledger.account(("p", ""))
     for host in (HOST, OTHER):
         account.health.failed(DialAttempt(host, Stage.CONNECT, failure=DialFailure.CONNECT), 0.0, 0.0)
         ledger.wanted(account, host, 1.0)
     assert ledger.recoverable(9.0, 5) == []
     assert ledger.next_due() == 10.0
     assert ledger.recoverable(10.0, 0) == []
-    assert ledger.recoverable(10.0, 5) == [("p", HOST)], "the second had no room"
+    assert ledger.recoverable(10.0, 5) == [(("p", ""), HOST)], "the second had no room"
     ledger.wanted(account, HOST, 10.0)
     assert ledger.recoverable(99.0, 5) == [], "it may be dialled now: whoever wants it does"
 
@@ -256,7 +256,7 @@ def test_troubled_providers_are_shown_though_nobody_talks_to_them():
         if failed == 2:
             health.hosts.clear()
         ledger.withdraw(claim)
-    assert list(ledger.troubled(1.0)) == ["p", "r"]
+    assert list(ledger.troubled(1.0)) == [("p", ""), ("r", "")]
 
 
 def test_a_sweep_may_take_what_it_was_about_to_retire():
@@ -286,7 +286,7 @@ def test_lessons_outlive_the_account_within_bounds(monkeypatch):
     ledger = books()
     for provider in ("p", "q"):
         ledger.opened(provider)
-        ledger.accounts[provider].learned.batch = 3
-        ledger.gone(provider)
-    assert ledger.account("q").learned.batch == 3
-    assert ledger.account("p").learned.batch is None
+        ledger.accounts[provider, ""].learned.batch = 3
+        ledger.gone((provider, ""))
+    assert ledger.account(("q", "")).learned.batch == 3
+    assert ledger.account(("p", "")).learned.batch is None

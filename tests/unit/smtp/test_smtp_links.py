@@ -14,9 +14,11 @@ from streams.smtp._async.waiting import Turn
 from streams.smtp._sync.link import SocketLink
 from streams.smtp.errors import DialFailed, DialFailure, RemoteProtocolError
 from streams.smtp.hosts import Host
-from tests.unit.smtp.fakes import run
+from streams.smtp.ways import Way
+from tests.unit.smtp.fakes import IDENTITY, run
 
 HOST = Host("mx.test", "192.0.2.1")
+WAY = Way("", IDENTITY)
 
 
 class Transport(asyncio.Transport):
@@ -204,7 +206,7 @@ def test_aiosmtplib_leaves_lines_without_text_out():
 
 
 def test_a_server_that_is_gone_before_ehlo():
-    opening = async_dial._Opening(HOST, "probe.test", 1.0)
+    opening = async_dial._Opening(HOST, WAY, 1.0)
 
     async def main() -> None:
         with pytest.raises(DialFailed) as failed:

@@ -37,6 +37,9 @@ POLICY = ProviderPolicy()
         {"block_domains": 0},
         {"warm": 5, "sessions": 4},
         {"connections_per_s": -1.0},
+        {"max_uses": -1},
+        {"stall_s": 0.0},
+        {"age_jitter": 1.0},
     ],
 )
 def test_policies_that_can_not_work(fields):
@@ -49,6 +52,11 @@ def test_the_operator_outranks_the_book_and_the_book_the_default():
     assert book.policy("anybody").sessions == 7
     assert book.policy("google").domains_per_transaction == 1
     assert (book.policy("outlook.com").sessions, book.policy("outlook.com").rcpt_per_transaction) == (2, 1)
+
+
+def test_whoever_differs_in_nothing_costs_nothing():
+    book = PolicyBook(ProviderPolicy(sessions=7))
+    assert book.policy("anybody") is book.default
 
 
 def test_a_wrong_name_is_found_when_the_book_is_made():

@@ -13,8 +13,10 @@ from streams.smtp._sync.pool import SMTPPool
 from streams.smtp._sync.waiting import Alarm, Turn
 from streams.smtp.errors import DialAttempt, DialFailed, DialFailure, LocalProtocolError
 from streams.smtp.exchange import Capabilities
+from streams.smtp.hosts import Host
 from streams.smtp.lifecycle import Recorder
 from streams.smtp.policy import Learned, PolicyBook, ProviderPolicy
+from streams.smtp.ways import Way
 from tests.unit.smtp.fakes import HOSTS, IDENTITY
 
 
@@ -61,7 +63,7 @@ class Net:
         self.links: list[FakeLink] = []
         self.error: BaseException | None = None
 
-    def __call__(self, host, helo, *, starttls, step_timeout_s, timeout_s, on_greeting) -> FakeLink:
+    def __call__(self, host, way, *, starttls, step_timeout_s, timeout_s, on_greeting) -> FakeLink:
         if self.error:
             raise self.error
         on_greeting()
@@ -177,6 +179,31 @@ def test_what_expires_later_is_swept_later():
         pool._tick()
         assert [view.provider for view in pool.snapshot().connections] == ["q"]
         assert pool._alarm.due == pytest.approx(35.0)
+
+
+def test_an_identity_or_ways():
+    with pytest.raises(ValueError, match="wants an identity, or ways"):
+        SMTPPool()
+
+
+def test_ways_of_threads():
+    net = Net()
+    down = DialAttempt(HOSTS[0], Stage.CONNECT, failure=DialFailure.CONNECT, local=True, way_failed=True)
+    now = [0.0]
+    ways = [Way("a", IDENTITY, ("192.0.2.101",)), Way("b", IDENTITY)]
+    with SMTPPool(
+        ways=ways, policies=PolicyBook(ProviderPolicy(breaker_failures=1)), dial=net, clock=lambda: now[0]
+    ) as pool:
+        net.error = DialFailed(down)
+        with pytest.raises(ConnectionError), pool.lease("p", HOSTS, timeout=1, source="a"):
+            pass
+        net.error = None
+        for second, way in ((0.0, "b"), (6.0, "a")):
+            now[0] = second
+            with pool.lease(f"at {second}", HOSTS, timeout=1, source="a") as connection:
+                assert connection.way == way
+        with pool.lease("p", [Host("mx6.test", "2001:db8::1")], timeout=1, source="a") as connection:
+            assert connection.way == "b"
 
 
 def test_an_alarm_that_rings_as_the_pool_closes_does_nothing():

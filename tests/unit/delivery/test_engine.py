@@ -1,0 +1,53 @@
+"""What Faust reads ahead is bounded by size."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from streams import engine
+from streams.engine import Engine, _Consumer
+
+
+def app(held: int, *waiting: bytes | None) -> Any:
+    """An engine as far as it is asked here."""
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    for value in waiting:
+        queue.put_nowait(SimpleNamespace(message=SimpleNamespace(value=value)))
+    return SimpleNamespace(deliveries={"t": SimpleNamespace(held_bytes=held)}, queues={"t": queue})
+
+
+def is_full(made: Any) -> bool:
+    return bool(cast(Any, Engine.is_full).fget(made))
+
+
+def test_it_is_full_when_what_is_held_and_what_waits_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "STREAM_BYTES", 100)
+    assert not is_full(app(0))
+    assert not is_full(app(50, b"x" * 50, None))
+    assert is_full(app(50, b"x" * 51))
+    assert is_full(app(101))
+
+
+@pytest.mark.parametrize("let_go", [{"is_full": False}, {"moving": True}, {"should_stop": True}])
+async def test_nothing_is_read_while_it_is_full_but_a_rebalance_and_a_stop_do_not_wait(
+    let_go: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "FULL_S", 0.0)
+    read: list[object] = []
+
+    async def getmany(_self: object, flow: object, _timeout: float) -> dict[Any, Any]:
+        read.append(flow)
+        return {}
+
+    monkeypatch.setattr(engine.driver.Consumer, "_getmany", getmany)
+    consumer = cast(Any, object.__new__(_Consumer))
+    consumer.app, consumer._flow = SimpleNamespace(is_full=True, moving=False, should_stop=False), "flow"
+    reading = asyncio.create_task(consumer._getmany(set(), 1.0))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert read == []
+    vars(consumer.app).update(let_go)
+    assert await reading == {}
+    assert read == ["flow"]
