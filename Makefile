@@ -37,7 +37,7 @@ chaos-defects: setup ## The same suite with our protection taken away: it has to
 
 kill-to-work: setup ## Seconds from kill -9 to processing again, for every role, with default settings
 	@ops/setup/broker.sh
-	@MAILVET_KILL_TO_WORK=1 $(BIN)/python -m pytest -s tests/chaos/test_kill_to_work.py $(ARGS)
+	@MAILVET_KILL_TO_WORK=$(or $(ROLE),all) $(BIN)/python -m pytest -s tests/chaos/test_kill_to_work.py $(ARGS)
 
 flood: setup ## Small requests beside a flood of 200,000 addresses
 	@ops/setup/broker.sh
