@@ -20,7 +20,8 @@ def told(notices, kind) -> list[str]:
 
 async def test_idle_sessions_are_asked_whether_they_live(make_pool, serve, until):
     server, notices = await serve(), []
-    pool = make_pool(on_notice=notices.append, noop_after_s=0.05)
+    # One session: whoever comes while it is asked waits for it.
+    pool = make_pool(on_notice=notices.append, noop_after_s=0.05, sessions=1)
     await visit(pool, server)
     await until(lambda: server.heard.count("NOOP") >= 2)
     await until(lambda: "alive" in told(notices, Kind.HEALTH_CHECK))

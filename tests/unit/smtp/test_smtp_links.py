@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+from types import SimpleNamespace
 
 import pytest
 from aiosmtplib import SMTPResponse
@@ -12,7 +13,8 @@ from streams.smtp._async import dial as async_dial
 from streams.smtp._async.link import MAX_UNREAD, StreamLink
 from streams.smtp._async.waiting import Turn
 from streams.smtp._sync.link import SocketLink
-from streams.smtp.errors import DialFailed, DialFailure, RemoteProtocolError
+from streams.smtp.errors import DialFailed, DialFailure, LocalProtocolError, RemoteProtocolError
+from streams.smtp.exchange import Capabilities
 from streams.smtp.hosts import Host
 from streams.smtp.ways import Way
 from tests.unit.smtp.fakes import IDENTITY, run
@@ -233,6 +235,15 @@ class Socket:
         raise self.error
 
     sendall = send = recv = _fail
+
+
+def test_tls_that_was_not_offered_is_our_mistake():
+    async def case() -> None:
+        opening = SimpleNamespace(transport=Transport(), capabilities=lambda: Capabilities(pipelining=True))
+        with pytest.raises(LocalProtocolError, match="not offered"):
+            await async_dial.DialledLink(opening).start_tls(1)
+
+    run(case())
 
 
 def test_a_socket_that_is_lost_reads_as_the_end():
