@@ -21,6 +21,7 @@ bench: setup ## Speed and cost beside two peers, some minutes long; writes docs/
 
 test: setup lint types layers ## Everything: lint, types, layers, all tests on a real Kafka, coverage thresholds
 	@ops/setup/broker.sh
+	@ops/setup/mta.sh
 	@rm -f .coverage .coverage.*
 	@status=0; $(BIN)/python -m coverage run -m pytest $(ARGS) || status=$$?; \
 	$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage json -q -o .coverage-report.json && \
