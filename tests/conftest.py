@@ -34,9 +34,9 @@ def killable_broker(broker: Broker) -> Broker:
     return broker
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def start_mta() -> Iterator[Callable[[Callable[[], Server]], Server]]:
-    """Starts a real mail server (see `ops.mta`) for the rest of the module.
+    """Starts a real mail server (see `ops.mta`) for one test.
 
     Where none can be had, the test is skipped with what to install; with ``CI=true`` it fails.
     """

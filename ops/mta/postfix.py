@@ -30,7 +30,11 @@ _SERVICES = (
 
 
 class Postfix(MailServer):
-    """Each address is a service of its own, so that anvil counts connections and rates for each."""
+    """Each address is a service of its own, so that anvil counts connections and rates for each.
+
+    Of several addresses none waits for tokens (``in_flow_delay``): an instance has a hundred of them for all its
+    services together, and each transaction takes one that only a delivered message gives back.
+    """
 
     def __init__(
         self,
@@ -75,9 +79,8 @@ class Postfix(MailServer):
     def _main(self, root: Path) -> dict[str, str]:
         """``main.cf``: where things lie, who exists, and nothing about limits."""
         folder = self.folder
-        encrypted = (
-            {"smtpd_tls_security_level": "encrypt", "smtpd_tls_chain_files": str(self._own_tls())} if self.tls else {}
-        )
+        tls = ("smtpd_tls_cert_file", "smtpd_tls_key_file") if self.tls else ()
+        encrypted = {"smtpd_tls_security_level": "encrypt"} | dict.fromkeys(tls, self._own_tls()) if tls else {}
         return {
             "compatibility_level": "3.6",
             "mail_owner": USER,
@@ -102,6 +105,7 @@ class Postfix(MailServer):
             "virtual_mailbox_domains": f"regexp:{folder}/conf/domains",
             "virtual_mailbox_maps": f"regexp:{folder}/conf/mailboxes",
             "virtual_transport": "discard:",
+            **({"in_flow_delay": "0s"} if len(self.addresses) > 1 else {}),
             **encrypted,
             **self.settings,
         }
