@@ -5,6 +5,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from ops.brokers.base import BrokerError, free_port
-from ops.brokers.daemon import Daemon
+from ops.brokers.daemon import Daemon, wait_until
 from ops.mta.packages import MtaError, MtaMissing
 
 USER = "mail"
@@ -127,6 +128,20 @@ class MailServer(Server):
         self.settings = dict(settings or {})
         self.tls = tls
         super().__init__(name)
+
+    def stop(self) -> None:
+        """The same, and nobody listens on its port any more: children may outlive their master for a moment."""
+        super().stop()
+        wait_until(self._deaf, timeout=START_S, what=f"the port of {self.name} was not given up")
+
+    def _deaf(self) -> bool:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self.addresses[-1], self.port))
+            except OSError:
+                return False
+        return True
 
     def _write(self, name: str, lines: Sequence[str]) -> Path:
         path = self.folder / name
