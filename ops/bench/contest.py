@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 
 from ops.bench.engine import SESSIONS_MAX, EngineConfig
 from ops.bench.lists import BenchList, exists
+from ops.bench.relay import RelayConfig
 from ops.bench.sink import SinkConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +66,11 @@ class Measure:
         return self.right / self.seconds
 
     @property
+    def right_rate(self) -> float:
+        """Right verdicts a second."""
+        return self.right / self.seconds
+
+    @property
     def cpu_ms(self) -> float:
         """CPU of the contestant's process for one address."""
         return self.cpu_s / self.addresses * 1000
@@ -109,11 +115,11 @@ class RunningSink:
 
 
 @contextmanager
-def running_sink(config: SinkConfig) -> Iterator[RunningSink]:
-    """A sink for as long as the block runs; it has as many open files as contestants may have."""
+def running_sink(config: SinkConfig | RelayConfig, program: str = "ops.bench.sink") -> Iterator[RunningSink]:
+    """A sink, or a relay, for as long as the block runs; it has as many open files as contestants may have."""
     raise_file_limit()
     with subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", "ops.bench.sink", json.dumps(asdict(config))],
+        [sys.executable, "-m", program, json.dumps(asdict(config))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -186,7 +192,13 @@ def run(contestant: Contestant, sink: RunningSink, list_name: str, addresses: Se
 
 
 def contest(
-    contestant: Contestant, sink: RunningSink, rows: BenchList, seconds: float, *, first_pass: int = 0
+    contestant: Contestant,
+    sink: RunningSink,
+    rows: BenchList,
+    seconds: float,
+    *,
+    first_pass: int = 0,
+    by: Callable[[Measure], float] = lambda each: each.rate,
 ) -> Measure:
     """A run of at least ``seconds`` at the contestant's own best number of addresses in flight.
 
@@ -201,7 +213,7 @@ def contest(
         if more > 1:
             trial = run(contestant, sink, rows.name, rows.passes(number, more), in_flight)
             number += more
-        if best is None or trial.rate > best.rate:
+        if best is None or by(trial) > by(best):
             best = trial
     if best is None:
         raise ContestError(f"{contestant.name} has no number of addresses in flight to try")
