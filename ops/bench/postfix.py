@@ -35,7 +35,7 @@ class PostfixRuns:
         return self.ours[sessions].right_rate / better if sessions in self.ours and better else None
 
 
-def measure(
+def measure_on_postfix(
     rivals: Sequence[Contestant],
     seconds: float,
     rtt_s: float,

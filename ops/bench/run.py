@@ -10,12 +10,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ops.bench import peers, postfix
+from ops.bench import peers
 from ops.bench.contest import OURS, Contestant, Measure, RunningSink, contest, ours, run, running_sink
 from ops.bench.engine import SESSIONS_MAX
 from ops.bench.limits import limit_rate
 from ops.bench.lists import EXISTS, LISTS, PROVIDERS, mail_domain
 from ops.bench.pools import PoolRates, compare
+from ops.bench.postfix import PostfixRuns, measure_on_postfix
 from ops.bench.sink import SinkConfig
 
 SWEEP = (2000, 5000, 20000)
@@ -59,7 +60,7 @@ class Report:
     alone: dict[str, float] = field(default_factory=dict)
     tarpits: Measure | None = None
     pools: PoolRates | None = None
-    postfix: postfix.PostfixRuns | None = None
+    postfix: PostfixRuns | None = None
 
     def best_peer(self, list_name: str) -> Measure | None:
         """The fastest peer on a list."""
@@ -118,7 +119,12 @@ def measure(plan: Plan, say: Callable[[str], None]) -> Report:
         if plan.extras:
             _extras(report, sink, [mine[0], *rivals], numbers, say)
     if plan.postfix:
+<<<<<<< HEAD
         report.postfix = postfix.measure(rivals, plan.seconds, plan.rtt_s, say, ports=plan.ports)
+=======
+        rivals = [peers.contestant(name) for name in plan.peers]
+        report.postfix = measure_on_postfix(rivals, plan.seconds, plan.rtt_s, say, ports=plan.ports)
+>>>>>>> e599a58 (Tests of the relay and of list B on real Postfix)
     if plan.extras:
         say(f"{TARPITS:,} sessions with tarpits")
         report.tarpits = tarpits()
