@@ -150,6 +150,9 @@ def _remarks(report: Report) -> Iterator[str]:
             f"asynchronous pool, {pools.synchronous:,.0f}/s through the synchronous one from {pools.workers} threads; "
             f"{pools.leaked} sessions left open after it."
         )
+    for each in report.postfix.measures if report.postfix else ():
+        late = each.sink["late_replies"]
+        yield f"- Replies that Postfix held back for a second, {each.contestant}: {late:,.0f}."
     if tarpits := report.tarpits:
         sessions, unanswered = tarpits.sink["connections"], tarpits.sink["recipients"]
         yield f"- Tarpits: {sessions:,.0f} sessions, {unanswered:,.0f} RCPT without an answer."

@@ -47,9 +47,10 @@ def test_goals_are_reached_missed_or_not_measured() -> None:
 
 def test_postfix_is_judged_by_right_verdicts() -> None:
     made = report()
-    hasty = Measure("reacher", "B on Postfix", 2000, 2000, 100, 1.0, 0.3, 60.0)
-    steady = Measure("aftership", "B on Postfix", 100, 2000, 2000, 20.0, 0.3, 60.0)
-    mine = Measure("mailvet, 4 sessions", "B on Postfix", 2000, 2000, 2000, 8.0, 0.3, 60.0)
+    late = {"late_replies": 7}
+    hasty = Measure("reacher", "B on Postfix", 2000, 2000, 100, 1.0, 0.3, 60.0, late)
+    steady = Measure("aftership", "B on Postfix", 100, 2000, 2000, 20.0, 0.3, 60.0, late)
+    mine = Measure("mailvet, 4 sessions", "B on Postfix", 2000, 2000, 2000, 8.0, 0.3, 60.0, late)
     made.postfix = PostfixRuns({4: mine}, [hasty, steady])
     assert made.postfix.ratio(4) == pytest.approx(2.5)
     assert made.postfix.ratio(20) is None
@@ -57,6 +58,7 @@ def test_postfix_is_judged_by_right_verdicts() -> None:
     assert outcomes["list B on real Postfix, 4 sessions a provider, by the better peer's"] == "must reached"
     assert outcomes["list B on real Postfix, 20 sessions a provider, by the better peer's"] == "not measured"
     assert "| B on Postfix | mailvet, 4 sessions | 2,000 | 250 |" in table(made)
+    assert "held back for a second, reacher: 7." in document(made, "mailvet bench engine --postfix")
     assert "real Postfix with its default limits" in document(made, "mailvet bench engine --postfix")
     assert made.as_dict()["postfix"]["ratios"] == {4: pytest.approx(2.5)}
 
