@@ -40,7 +40,8 @@ def _set(**fields: object) -> Callable[[MailServer], None]:
 
 FAULTS = (
     Fault("banner never comes", _set(banner=b""), Reason.TIMEOUT),
-    Fault("half-open TCP: nothing comes back any more", _set(respond=at_rcpt(b"")), Reason.TIMEOUT),
+    Fault("half-open TCP: nothing comes back any more", _set(respond=lambda command: b""), Reason.TIMEOUT),
+    Fault("RCPT is never answered", _set(respond=at_rcpt(b"")), Reason.TIMEOUT),
     Fault("reply in one-byte pieces", _set(trickle=True), None),
     Fault("100 KB reply line", _set(respond=at_rcpt(b"250 " + b"x" * 100_000 + b"\r\n")), Reason.PROTOCOL_ERROR),
     Fault("replies nobody asked for", _set(respond=at_rcpt(b"250 fine\r\n250 and more\r\n")), Reason.PROTOCOL_ERROR),
