@@ -13,8 +13,11 @@ NAME = "B on Postfix"
 SESSIONS = (4, 20)
 """Sessions a provider for ours; peers open as many connections as they have addresses in flight."""
 
-SWEEP = (1000, 2000)
+SWEEP = (1000, 2000, 5000)
 """Where our own best number of addresses in flight is looked for; a pass has 2,000."""
+
+PEER_SWEEP = (100, 200, 250, 300, 1000, 2000)
+"""Where a peer's best is looked for: Postfix takes 50 connections of a client at each of the five hosts."""
 
 
 @dataclass(slots=True)
@@ -57,7 +60,7 @@ def measure_on_postfix(
             runs.ours[sessions] = _best(mine, relay, seconds, next(passes))
         for rival in rivals:
             say(f"list {NAME}: {rival.name}")
-            runs.peers.append(_best(rival, relay, seconds, next(passes)))
+            runs.peers.append(_best(replace(rival, sweep=PEER_SWEEP), relay, seconds, next(passes)))
     return runs
 
 
