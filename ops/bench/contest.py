@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -63,11 +63,6 @@ class Measure:
     @property
     def rate(self) -> float:
         """Right verdicts a second: who goes faster than servers allow gains nothing by it."""
-        return self.right / self.seconds
-
-    @property
-    def right_rate(self) -> float:
-        """Right verdicts a second."""
         return self.right / self.seconds
 
     @property
@@ -198,7 +193,6 @@ def contest(
     seconds: float,
     *,
     first_pass: int = 0,
-    by: Callable[[Measure], float] = lambda each: each.rate,
 ) -> Measure:
     """A run of at least ``seconds`` at the contestant's own best number of addresses in flight.
 
@@ -213,7 +207,7 @@ def contest(
         if more > 1:
             trial = run(contestant, sink, rows.name, rows.passes(number, more), in_flight)
             number += more
-        if best is None or by(trial) > by(best):
+        if best is None or trial.rate > best.rate:
             best = trial
     if best is None:
         raise ContestError(f"{contestant.name} has no number of addresses in flight to try")

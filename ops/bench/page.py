@@ -115,8 +115,8 @@ def document(report: Report, command: str) -> str:
             "alone count. CPU is that of the client's processes alone, start-up not counted; RSS that of the largest. "
             "The limit is what round trips, sessions and error limits would leave to a client that costs no CPU.",
             *(f"- List {row.name}: {row.does}." for row in LISTS.values()),
-            *(["- On Postfix: real Postfix with its default limits, the round trip made by a relay before it; by right "
-               "verdicts a second, since it turns away the 51st connection of a client."] if report.postfix else ()),
+            *(["- On Postfix: real Postfix with its default limits, the round trip made by a relay before it; ours "
+               "over as many sessions a provider as are named."] if report.postfix else ()),
             "",
             "## What must be shown",
             "",

@@ -34,8 +34,8 @@ class PostfixRuns:
 
     def ratio(self, sessions: int) -> float | None:
         """Our right verdicts a second by the better peer's."""
-        better = max((each.right_rate for each in self.peers), default=0.0)
-        return self.ours[sessions].right_rate / better if sessions in self.ours and better else None
+        better = max((each.rate for each in self.peers), default=0.0)
+        return self.ours[sessions].rate / better if sessions in self.ours and better else None
 
 
 def measure_on_postfix(
@@ -56,7 +56,8 @@ def measure_on_postfix(
     with running_relay(rtt_s, ports) as relay:
         for sessions in SESSIONS:
             say(f"list {NAME}: mailvet, {sessions} sessions a provider")
-            mine = replace(ours(relay, sweep=sweep, sessions=sessions), name=f"mailvet, {sessions} sessions")
+            mine = ours(relay, sweep=sweep, sessions=sessions, sessions_max=0)
+            mine = replace(mine, name=f"{mine.name}, {sessions} sessions")
             runs.ours[sessions] = _best(mine, relay, seconds, next(passes))
         for rival in rivals:
             say(f"list {NAME}: {rival.name}")
@@ -78,5 +79,5 @@ def running_relay(rtt_s: float, ports: tuple[int, int] = (0, 0)) -> Iterator[Run
 
 
 def _best(contestant: Contestant, relay: RunningSink, seconds: float, first_pass: int) -> Measure:
-    seen = contest(contestant, relay, LISTS["B"], seconds, first_pass=first_pass, by=lambda each: each.right_rate)
+    seen = contest(contestant, relay, LISTS["B"], seconds, first_pass=first_pass)
     return replace(seen, list_name=NAME)

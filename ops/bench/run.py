@@ -119,12 +119,7 @@ def measure(plan: Plan, say: Callable[[str], None]) -> Report:
         if plan.extras:
             _extras(report, sink, [mine[0], *rivals], numbers, say)
     if plan.postfix:
-<<<<<<< HEAD
-        report.postfix = postfix.measure(rivals, plan.seconds, plan.rtt_s, say, ports=plan.ports)
-=======
-        rivals = [peers.contestant(name) for name in plan.peers]
         report.postfix = measure_on_postfix(rivals, plan.seconds, plan.rtt_s, say, ports=plan.ports)
->>>>>>> e599a58 (Tests of the relay and of list B on real Postfix)
     if plan.extras:
         say(f"{TARPITS:,} sessions with tarpits")
         report.tarpits = tarpits()

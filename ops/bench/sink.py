@@ -93,9 +93,7 @@ class Sink:
 
     async def start_host(self, provider: int) -> int:
         """Listen on one host's address; the port."""
-        server = await self.loop.create_server(
-            self._server(), host_address(provider), self.smtp_port, backlog=BACKLOG
-        )
+        server = await self.loop.create_server(self._server(), host_address(provider), self.smtp_port, backlog=BACKLOG)
         return cast(int, server.sockets[0].getsockname()[1])
 
     def _server(self) -> Callable[[], "SmtpConnection"]:
