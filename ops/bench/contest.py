@@ -187,12 +187,7 @@ def run(contestant: Contestant, sink: RunningSink, list_name: str, addresses: Se
 
 
 def contest(
-    contestant: Contestant,
-    sink: RunningSink,
-    rows: BenchList,
-    seconds: float,
-    *,
-    first_pass: int = 0,
+    contestant: Contestant, sink: RunningSink, rows: BenchList, seconds: float, *, first_pass: int = 0
 ) -> Measure:
     """A run of at least ``seconds`` at the contestant's own best number of addresses in flight.
 
