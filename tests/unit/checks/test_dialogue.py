@@ -231,8 +231,10 @@ async def test_a_session_that_has_no_room_any_more_is_nobodys_try() -> None:
 
     class Pool(FakePool):
         @asynccontextmanager
-        async def lease(self, provider: str, hosts: Sequence[Host], *, timeout: float) -> AsyncIterator[FakeConnection]:
-            async with super().lease(provider, hosts, timeout=timeout):
+        async def lease(
+            self, provider: str, hosts: Sequence[Host], *, timeout: float, source: str
+        ) -> AsyncIterator[FakeConnection]:
+            async with super().lease(provider, hosts, timeout=timeout, source=source):
                 yield Spent(self, hosts[0], provider)
 
     pool = Pool(script=[said([None])] * 5)
