@@ -1,17 +1,19 @@
 """Apache Kafka from its jars, on loopback: one KRaft node or a few, each broker and controller in one JVM."""
 
+import secrets
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ops.brokers.base import BrokerError, free_port, log_file
 from ops.brokers.daemon import Daemon
 from ops.brokers.jars import KAFKA_VERSION, kafka_jars
 from ops.brokers.wire import serves
+from ops.world.tls import self_signed
 
 _CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qk"
 # A small heap and the quick compiler: it lives for minutes, beside tests, on two cores.
@@ -51,13 +53,39 @@ class Node:
     front: int = 0
 
 
-def properties(port: int, controller: int, data: Path) -> str:
+@dataclass(frozen=True, slots=True)
+class Secured:
+    """A broker that asks who is there: SASL_SSL with SCRAM-SHA-512, ACLs, and nothing allowed without one.
+
+    ``admin`` is its super user. ``keystore`` is a PEM file of the broker's key and certificates.
+    """
+
+    port: int
+    keystore: Path
+    admin: str = "admin"
+    password: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+
+    def properties(self) -> str:
+        """What is added to the server's properties. The plain listener stays, on loopback, for the broker itself."""
+        # Whoever comes by the plain listener is the broker's own controller, or asks whether it serves.
+        return f"""listener.name.clients.scram-sha-512.sasl.jaas.config=\\
+  org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.clients.sasl.enabled.mechanisms=SCRAM-SHA-512
+ssl.keystore.type=PEM
+ssl.keystore.location={self.keystore}
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:{self.admin};User:ANONYMOUS
+allow.everyone.if.no.acl.found=false
+"""
+
+
+def properties(port: int, controller: int, data: Path, secured: Secured | None = None) -> str:
     """``server.properties`` of a single node."""
     node = Node(1, port, controller)
-    return node_properties(node, (node,), data)
+    return node_properties(node, (node,), data, secured)
 
 
-def node_properties(node: Node, nodes: Sequence[Node], data: Path) -> str:
+def node_properties(node: Node, nodes: Sequence[Node], data: Path, secured: Secured | None = None) -> str:
     """``server.properties`` of one of these nodes. Rebalances at once; topics only when asked for.
 
     Everything is kept by all nodes, up to three, and one of three may be away. The controller lets a killed broker
@@ -67,6 +95,9 @@ def node_properties(node: Node, nodes: Sequence[Node], data: Path) -> str:
     fronted = f",FRONT://127.0.0.1:{node.behind}" if node.front else ""
     advertised = f",FRONT://127.0.0.1:{node.front}" if node.front else ""
     protocols = ",FRONT:PLAINTEXT" if node.front else ""
+    if secured:
+        fronted = advertised = f",CLIENTS://127.0.0.1:{secured.port}"
+        protocols = ",CLIENTS:SASL_SSL"
     replicas = min(3, len(nodes))
     return f"""process.roles=broker,controller
 node.id={node.number}
@@ -93,16 +124,20 @@ group.min.session.timeout.ms=1000
 auto.create.topics.enable=false
 log.segment.bytes=67108864
 log.cleaner.dedupe.buffer.size=4194304
-""" + (_OF_A_CLUSTER.format(replicas=replicas, isr=replicas - 1) if len(nodes) > 1 else "")
+{_OF_A_CLUSTER.format(replicas=replicas, isr=replicas - 1) if len(nodes) > 1 else ""}\
+{secured.properties() if secured else ""}"""
 
 
 class _NodeProcess:
     """One node: formatted once, started as often as asked."""
 
-    def __init__(self, node: Node, nodes: Sequence[Node], home: Path, jars: Path) -> None:
+    def __init__(
+        self, node: Node, nodes: Sequence[Node], home: Path, jars: Path, secured: Secured | None = None
+    ) -> None:
+        self._secured = secured
         home.mkdir(parents=True, exist_ok=True)
         self._config = home / "server.properties"
-        self._config.write_text(node_properties(node, nodes, home / "data"))
+        self._config.write_text(node_properties(node, nodes, home / "data", secured))
         logging = home / "log4j2.properties"
         logging.write_text(_LOGGING)
         java = shutil.which("java") or "java"
@@ -116,6 +151,9 @@ class _NodeProcess:
 
     def format(self) -> None:
         tool = ["kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(self._config)]
+        if self._secured:
+            credential = f"SCRAM-SHA-512=[name={self._secured.admin},password={self._secured.password}]"
+            tool += ["--add-scram", credential]
         done = subprocess.run(  # noqa: S603  our own command, no shell
             [*self._java, *tool], capture_output=True, text=True, timeout=60, check=False
         )
@@ -145,11 +183,15 @@ class JarKafka:
         node = Node(1, free_port(), free_port())
         self.bootstrap = f"127.0.0.1:{node.port}"
         try:
-            self._node = _NodeProcess(node, (node,), self._home, jars)
+            self._node = _NodeProcess(node, (node,), self._home, jars, self._secure())
             self._node.start()
         except BaseException:
             self.stop()
             raise
+
+    def _secure(self) -> Secured | None:
+        """Anybody may do anything here."""
+        return None
 
     def kill(self) -> None:
         """SIGKILL: the crash of a machine."""
@@ -165,6 +207,28 @@ class JarKafka:
         if hasattr(self, "_node"):
             self._node.daemon.kill()
         shutil.rmtree(self._home, ignore_errors=True)
+
+
+class SecuredKafka(JarKafka):
+    """The same with TLS, passwords and ACLs. ``bootstrap`` is for its health alone: clients come by ``clients``.
+
+    Raises:
+        BrokerMissing, BrokerError: as :class:`JarKafka`.
+    """
+
+    name = f"Apache Kafka {KAFKA_VERSION} with SASL_SSL and the StandardAuthorizer (Maven Central jars)"
+
+    def _secure(self) -> Secured:
+        keystore = self._home / "broker.pem"
+        self.ca_file = self._home / "ca.pem"
+        key, certificate = self_signed("127.0.0.1")
+        keystore.write_bytes(key + certificate)
+        keystore.chmod(0o600)
+        self.ca_file.write_bytes(certificate)
+        made = Secured(free_port(), keystore)
+        self.clients = f"127.0.0.1:{made.port}"
+        self.admin, self.password = made.admin, made.password
+        return made
 
 
 class KafkaCluster:

@@ -66,6 +66,7 @@ class Gate:
         self._ledger = ledger
         self._clock = clock
         self._round = Round(ledger)
+        self._own_topics = frozenset(settings.tenant_topics)
         self._kept_ms = round(settings.decisions_kept.total_seconds() * 1000)
 
     def subscriptions(self) -> tuple[Subscription, ...]:
@@ -97,6 +98,7 @@ class Gate:
     async def admit(self, record: Incoming) -> Sequence[Outgoing]:
         """Admits a request or refuses it, once: whoever reads the record again finds the decision."""
         key = self._authenticate(record)
+        own_topic = key.tenant in self._own_topics
         account = self._account(key.tenant, key.key_id)
         asked = self._asked(record, key, account)
         known = self._decision(key.tenant, asked.uid)
@@ -104,15 +106,15 @@ class Gate:
             conflict = Refusal(
                 Reason.REQUEST_ID_CONFLICT, "this request_id was used with another body: choose a new one"
             )
-            return (_rejected(key, asked.request, asked.uid, conflict, _now(record)),)
+            return (_rejected(key, asked.request, asked.uid, conflict, _now(record), own_topic=own_topic),)
         if known is not None:
             repeated = known.reason is None and known.decided_by != asked.record
-            return () if repeated else (_outcome(key, asked.request, known),)
+            return () if repeated else (_outcome(key, asked.request, known, own_topic=own_topic),)
         decided = decisions.decide(key, account, asked)
         self._write(key.tenant, key.key_id, decided)
         decision = _last(decided)
         self._metrics.requests.labels(decision.reason or "admitted").inc()
-        return (_outcome(key, asked.request, decision),)
+        return (_outcome(key, asked.request, decision, own_topic=own_topic),)
 
     def _authenticate(self, record: Incoming) -> Key:
         key = self._keys.find(_text(record.key), _text(record.headers.get(KEY_ID)))
@@ -238,11 +240,11 @@ def _last(account: Account) -> Decision:
     return account.last
 
 
-def _outcome(key: Key, request: Request, decision: Decision) -> Outgoing:
+def _outcome(key: Key, request: Request, decision: Decision, *, own_topic: bool) -> Outgoing:
     """The record that says what was decided: the same bytes whenever it is asked again."""
     if decision.reason is not None:
         refusal = Refusal(decision.reason, decision.message, decision.retry_after_ms)
-        return _rejected(key, request, decision.uid, refusal, decision.at_ms)
+        return _rejected(key, request, decision.uid, refusal, decision.at_ms, own_topic=own_topic)
     ticket = Ticket(
         request_uid=decision.uid,
         request_id=request.request_id,
@@ -255,6 +257,7 @@ def _outcome(key: Key, request: Request, decision: Decision) -> Outgoing:
         charged=decision.charged,
         charged_day=decision.charged_day,
         quota=decision.quota,
+        own_topic=own_topic,
         admitted_at=decisions.instant(decision.at_ms),
         verdict_by=decisions.instant(decision.verdict_by_ms),
     )
@@ -262,7 +265,7 @@ def _outcome(key: Key, request: Request, decision: Decision) -> Outgoing:
     return Outgoing(ADMITTED[decision.lane], decision.uid.encode(), encode(admitted))
 
 
-def _rejected(key: Key, request: Request, uid: str, refusal: Refusal, at_ms: int) -> Outgoing:
+def _rejected(key: Key, request: Request, uid: str, refusal: Refusal, at_ms: int, *, own_topic: bool) -> Outgoing:
     rejection = Rejection(
         request_uid=uid,
         request_id=request.request_id,
@@ -274,4 +277,4 @@ def _rejected(key: Key, request: Request, uid: str, refusal: Refusal, at_ms: int
         retry_after_ms=refusal.retry_after_ms,
         checked_at=decisions.instant(at_ms),
     )
-    return published(rejection)
+    return published(rejection, key.tenant, own_topic=own_topic)
