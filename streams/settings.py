@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from schemas.signing import DEFAULT_AUDIENCE
 from schemas.vocabulary import Reason
 
 
@@ -59,6 +60,11 @@ class Settings(BaseSettings):
     )
 
     # Gate
+    audience: str = Field(
+        default=DEFAULT_AUDIENCE,
+        pattern=r"^[ -~]{1,128}$",
+        description="This installation's name in signatures: what was signed for another one is refused here.",
+    )
     dev_key: SecretStr = Field(default=SecretStr(""), description="A bearer key that is admitted as it stands.")
     dev_daily_quota: PositiveInt = Field(default=1_000_000, description="Addresses that key may ask for in a UTC day.")
     dev_rate_per_s: PositiveFloat = Field(default=200.0, description="Requests a second of that key, over time.")
