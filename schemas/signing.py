@@ -120,11 +120,11 @@ def read(headers: Mapping[str, bytes], repeated: Iterable[str] = ()) -> Claim:
     Raises:
         Malformed: one is missing, stands twice (also in other letters), is too long, or is not written as it must be.
     """
-    tenant, key = split_key_id(_ascii(_single(headers, repeated, KEY_ID_HEADER)))
-    signed_at = _single(headers, repeated, SIGNED_AT_HEADER)
+    tenant, key = split_key_id(_ascii(single(headers, repeated, KEY_ID_HEADER)))
+    signed_at = single(headers, repeated, SIGNED_AT_HEADER)
     if not _MILLISECONDS.fullmatch(signed_at) or int(signed_at) > LAST_MS:
         raise Malformed(f"the header {SIGNED_AT_HEADER} is not milliseconds since 1970 in decimal digits")
-    signature = _single(headers, repeated, SIGNATURE_HEADER)
+    signature = single(headers, repeated, SIGNATURE_HEADER)
     if not _SIGNATURE.fullmatch(signature):
         raise Malformed(f"the header {SIGNATURE_HEADER} is not {SIGNATURE_BYTES} bytes in base64")
     return Claim(tenant, key, int(signed_at), b64decode(signature))
@@ -152,7 +152,8 @@ def read_public_key(pem: bytes) -> bytes:
     return key.public_bytes_raw()
 
 
-def _single(headers: Mapping[str, bytes], repeated: Iterable[str], name: str) -> bytes:
+def single(headers: Mapping[str, bytes], repeated: Iterable[str], name: str) -> bytes:
+    """The header of this name, which stands once, whichever case of letters is counted. Raises :class:`Malformed`."""
     alike = [each for each in (*headers, *repeated) if each.casefold() == name]
     if len(alike) > 1:
         raise Malformed(f"the header {name} stands more than once")

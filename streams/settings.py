@@ -65,6 +65,11 @@ class Settings(BaseSettings):
         pattern=r"^[ -~]{1,128}$",
         description="This installation's name in signatures: what was signed for another one is refused here.",
     )
+    replay_window_s: PositiveFloat = Field(
+        default=300.0,
+        description="How far the time in a signature and the arrival of its request may lie apart, in seconds.",
+    )
+    bearer_keys: bool = Field(default=True, description="Off: requests with a bearer key are dead letters.")
     dev_key: SecretStr = Field(default=SecretStr(""), description="A bearer key that is admitted as it stands.")
     dev_daily_quota: PositiveInt = Field(default=1_000_000, description="Addresses that key may ask for in a UTC day.")
     dev_rate_per_s: PositiveFloat = Field(default=200.0, description="Requests a second of that key, over time.")

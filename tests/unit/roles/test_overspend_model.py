@@ -30,6 +30,7 @@ from streams.codec import decode, encode
 from streams.records import Incoming, Outgoing, Unusable
 from streams.roles.completion import Completion
 from streams.roles.gate import Gate
+from streams.roles.keyring import Keyring
 from tests.unit.roles.support import KEY, NOW_MS, Clock, Log, metrics, request_bytes, run, settings
 from tests.unit.roles.test_completion import finding
 
@@ -204,7 +205,13 @@ def play(seed: int) -> tuple[Broker, Role]:
     config = settings(dev_daily_quota=28, dev_in_flight=24, interactive_up_to=3)
     broker, counted = Broker(clock), metrics()
     _requests(rng, broker)
-    gate = Role(broker, ["ledger"], lambda ledger: Gate(config, counted, ConfiguredKey(config), ledger, clock))
+    gate = Role(
+        broker,
+        ["ledger"],
+        lambda ledger: Gate(
+            config, counted, Keyring(counted, {}, ConfiguredKey(config), config.decisions_kept), ledger, clock
+        ),
+    )
     completion = Role(broker, ["requests", "progress"], lambda **tables: Completion(config, counted, **tables))
     prober = Prober()
     gate_reads = {
