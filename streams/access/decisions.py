@@ -139,7 +139,10 @@ def decide(key: Key, tenant: TenantAccount, own: Account, asked: Asked) -> Tenan
     if refusal is None:
         taken = [side.take(now_ms) for side in sides]
         refusal = _stricter(side.rate_refusal(each) for side, each in zip(sides, taken, strict=True))
-        tats = tats if refusal else tuple(each.tat_ms for each in taken)
+        tats = tuple(
+            each.tat_ms if each.retry_after_ms is not None or refusal is None else before
+            for each, before in zip(taken, tats, strict=True)
+        )
     refusal = (
         refusal
         or _stricter(side.quota_refusal(count, now_ms) for side in sides)

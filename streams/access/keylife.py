@@ -21,7 +21,6 @@ from schemas.keys import (
     Outcome,
     Policy,
     Refused,
-    Reinstate,
     Rollback,
     Rotate,
     Status,
@@ -249,15 +248,11 @@ def _kept(versions: tuple[Version, ...], at: datetime) -> tuple[Version, ...]:
 
 
 def _of_tenant(command: TenantCommand, tenant: TenantRecord) -> TenantRecord:
-    match command:
-        case Limit():
-            after: dict[str, Any] = {"limits": command.limits}
-        case Define():
-            after = {"policies": {**tenant.policies, command.name: command.policy}}
-        case Suspend():
-            after = {"suspended": command.why}
-        case Reinstate():
-            after = {"suspended": None}
+    after: dict[str, Any] = {"suspended": command.why if isinstance(command, Suspend) else None}
+    if isinstance(command, Limit):
+        after = {"limits": command.limits}
+    elif isinstance(command, Define):
+        after = {"policies": {**tenant.policies, command.name: command.policy}}
     return tenant.model_copy(update=after)
 
 

@@ -449,7 +449,7 @@ def test_a_record_as_a_role_sees_it(headers: Any, seen: dict[str, bytes], repeat
         timestamp_type=1,
         generation_id=1,
     )
-    assert incoming("t", message) == Incoming("t", 1, 2, None, b"", seen, frozenset(repeated), 1234)
+    assert incoming("t", message) == Incoming("t", 1, 2, None, b"", seen, frozenset(repeated), 1234, broker_time=True)
 
 
 @pytest.mark.parametrize("timestamp", [None, -0.001])
@@ -457,7 +457,8 @@ def test_a_record_without_a_time(timestamp: float | None) -> None:
     message = SimpleNamespace(
         partition=1, offset=2, key=b"", value=b"", headers=(), timestamp=timestamp, timestamp_type=0, generation_id=1
     )
-    assert incoming("t", message).timestamp_ms == 0
+    seen = incoming("t", message)
+    assert (seen.timestamp_ms, seen.broker_time) == (0, False)
 
 
 async def test_where_a_partition_stands_is_told_when_nothing_is_in_hand() -> None:

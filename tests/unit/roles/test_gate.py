@@ -74,7 +74,10 @@ class World:
 
     @property
     def account(self) -> dict[str, Any]:
-        found: dict[str, Any] = orjson.loads(self.ledger[b"acme:account:k1"])
+        return self.account_of("k1")
+
+    def account_of(self, key: str) -> dict[str, Any]:
+        found: dict[str, Any] = orjson.loads(self.ledger[f"acme:account:{key}".encode()])
         return found
 
 
