@@ -35,6 +35,7 @@ class Decision(Part):
     """What was decided on a request (a row of the ledger). ``reason`` is null where it was admitted."""
 
     uid: str
+    key_id: str
     body: str = Field(description="SHA-256 of the request's bytes.")
     decided_by: str = Field(description="The record of admissions.<lane>.v1 that was decided: lane-partition-offset.")
     at_ms: int
@@ -78,7 +79,6 @@ class Account(Part):
 class Last(Part):
     """The change that a tenant's account was written with: whose account it changed too, and what was decided."""
 
-    key_id: str
     account: Account
     decision: Decision
 
@@ -150,17 +150,15 @@ def decide(key: Key, tenant: TenantAccount, own: Account, asked: Asked) -> Tenan
     )
     charged = 0 if refusal else count
     after = [side.after(tat, charged, asked) for side, tat in zip(sides, tats, strict=True)]
-    decision = _decision(asked, charged, refusal, _least_left(sides, after, now_ms))
-    return _with_last(after[1], key.key_id, after[0], decision)
+    decision = _decision(key, asked, charged, refusal, _least_left(sides, after, now_ms))
+    return _with_last(after[1], after[0], decision)
 
 
-def settle(
-    tenant: TenantAccount, key_id: str, own: Account, decision: Decision, *, given_back: int, now_ms: int
-) -> TenantAccount:
+def settle(tenant: TenantAccount, own: Account, decision: Decision, *, given_back: int, now_ms: int) -> TenantAccount:
     """The accounts after a request has ended: what it did not cost is given back, its share in flight released."""
     back = min(max(given_back, 0), decision.charged)
     after = [_settled(account, decision, back, now_ms) for account in (own, tenant)]
-    return _with_last(after[1], key_id, after[0], decision.model_copy(update={"settled": True}))
+    return _with_last(after[1], after[0], decision.model_copy(update={"settled": True}))
 
 
 def _settled(account: Account, decision: Decision, back: int, now_ms: int) -> Account:
@@ -176,8 +174,8 @@ def _settled(account: Account, decision: Decision, back: int, now_ms: int) -> Ac
     )
 
 
-def _with_last(tenant: Account, key_id: str, own: Account, decision: Decision) -> TenantAccount:
-    last = Last(key_id=key_id, account=own, decision=decision)
+def _with_last(tenant: Account, own: Account, decision: Decision) -> TenantAccount:
+    last = Last(account=own, decision=decision)
     return TenantAccount.model_construct(**{**dict(tenant), "last": last})
 
 
@@ -247,9 +245,10 @@ def _least_left(sides: Sequence[_Side], after: Sequence[Account], now_ms: int) -
     return min(quotas, key=lambda each: math.inf if each.remaining is None else each.remaining)
 
 
-def _decision(asked: Asked, charged: int, refusal: Refusal | None, left: Quota) -> Decision:
+def _decision(key: Key, asked: Asked, charged: int, refusal: Refusal | None, left: Quota) -> Decision:
     return Decision(
         uid=asked.uid,
+        key_id=key.key_id,
         body=asked.body,
         decided_by=asked.record,
         at_ms=asked.now_ms,

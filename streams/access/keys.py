@@ -1,6 +1,6 @@
 """What a key may do, as admission sees it, and where keys are looked up."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -55,6 +55,10 @@ class Key:
     lanes: frozenset[Lane] = frozenset(Lane)
     options: frozenset[OptionName] = OPTIONS
 
+    def under(self, tenant: TenantRecord) -> "Key":
+        """The key with what all keys of its tenant share."""
+        return replace(self, shared=allowance_of(tenant.limits), suspended=tenant.suspended is not None)
+
     def known(self, kind: Kind) -> tuple[Proof, ...]:
         """The credentials of this kind, the newest first; those that have ended too."""
         return tuple(proof for proof in reversed(self.proofs) if proof.kind is kind)
@@ -99,7 +103,7 @@ def _configured(token: str, settings: Settings) -> Key:
 def key_of(record: KeyRecord, tenant: TenantRecord) -> Key:
     """The key that two records describe."""
     policy = tenant.policies[record.policy] if isinstance(record.policy, str) else record.policy
-    return Key(
+    key = Key(
         tenant=record.tenant,
         key_id=record.key,
         proofs=tuple(
@@ -107,15 +111,14 @@ def key_of(record: KeyRecord, tenant: TenantRecord) -> Key:
             for version in record.versions
         ),
         own=allowance_of(policy),
-        shared=allowance_of(tenant.limits),
         status=record.status,
-        suspended=tenant.suspended is not None,
         starts_ms=0 if record.not_before is None else _ms(record.not_before),
         expires_ms=_end(record.expires_at),
         depths=record.scopes.depths,
         lanes=record.scopes.lanes,
         options=record.scopes.options,
     )
+    return key.under(tenant)
 
 
 def allowance_of(policy: Policy) -> Allowance:

@@ -139,17 +139,17 @@ class Gate:
         self._write(key.tenant, decided)
         decision = _last(decided).decision
         self._metrics.requests.labels(decision.reason or "admitted").inc()
-        return (_outcome(key, request, decision),)
+        return (_outcome(key.tenant, request, decision),)
 
     def _known(self, key: Key, asked: Asked, known: Decision, stamped_ms: int) -> Sequence[Outgoing]:
         """The answer where the request id was decided before."""
         if known.body == asked.body:
             repeated = known.reason is None and known.decided_by != asked.record
-            return () if repeated else (_outcome(key, asked.request, known),)
+            return () if repeated else (_outcome(key.tenant, asked.request, known),)
         if asked.refusal is not None:
             # A key that is not served may not even disturb the request that has this id.
             raise Unusable("not_authenticated", f"{asked.refusal.reason}, and the request_id is another request's")
-        return (_rejected(key, asked.request, asked.uid, CONFLICT, stamped_ms),)
+        return (_rejected(key.key_id, asked.request, asked.uid, CONFLICT, stamped_ms),)
 
     def _authenticate(self, record: Incoming, request: Request) -> tuple[Key, Proof]:
         """The key and which of its credentials proves it. Raises :class:`Unusable`."""
@@ -199,9 +199,7 @@ class Gate:
         if decision is None or decision.settled or decision.reason is not None:
             return ()
         now_ms = round(settlement.finished_at.timestamp() * 1000)
-        settled = decisions.settle(
-            tenant, settlement.key_id, own, decision, given_back=settlement.given_back, now_ms=now_ms
-        )
+        settled = decisions.settle(tenant, own, decision, given_back=settlement.given_back, now_ms=now_ms)
         self._write(settlement.tenant, settled)
         return ()
 
@@ -233,7 +231,7 @@ class Gate:
 
     def _heal(self, tenant: str, shared: TenantAccount) -> None:
         if shared.last is not None:
-            self._put(row_key(tenant, "account", shared.last.key_id), encode(shared.last.account))
+            self._put(row_key(tenant, "account", shared.last.decision.key_id), encode(shared.last.account))
             self._put(row_key(tenant, "decision", shared.last.decision.uid), encode(shared.last.decision))
 
     def _decision(self, tenant: str, uid: str) -> Decision | None:
@@ -288,16 +286,16 @@ def _is_open(known: Decision, asked: Asked) -> bool:
     return asked.refusal is None or known.body != asked.body
 
 
-def _outcome(key: Key, request: Request, decision: Decision) -> Outgoing:
+def _outcome(tenant: str, request: Request, decision: Decision) -> Outgoing:
     """The record that says what was decided: the same bytes whenever it is asked again."""
     if decision.reason is not None:
         refusal = Refusal(decision.reason, decision.message, decision.retry_after_ms)
-        return _rejected(key, request, decision.uid, refusal, decision.at_ms)
+        return _rejected(decision.key_id, request, decision.uid, refusal, decision.at_ms)
     ticket = Ticket(
         request_uid=decision.uid,
         request_id=request.request_id,
-        tenant=key.tenant,
-        key_id=key.key_id,
+        tenant=tenant,
+        key_id=decision.key_id,
         total=len(request.addresses),
         depth=request.depth,
         lane=decision.lane,
@@ -312,11 +310,11 @@ def _outcome(key: Key, request: Request, decision: Decision) -> Outgoing:
     return Outgoing(ADMITTED[decision.lane], decision.uid.encode(), encode(admitted))
 
 
-def _rejected(key: Key, request: Request, uid: str, refusal: Refusal, at_ms: int) -> Outgoing:
+def _rejected(key_id: str, request: Request, uid: str, refusal: Refusal, at_ms: int) -> Outgoing:
     rejection = Rejection(
         request_uid=uid,
         request_id=request.request_id,
-        key_id=key.key_id,
+        key_id=key_id,
         total=len(request.addresses),
         reason=refusal.reason,
         reasons=(refusal.reason,),

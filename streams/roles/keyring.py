@@ -41,7 +41,7 @@ class Keyring:
         self._configured = configured
         self._kept = kept
         self._round = Round(keys)
-        self._read: dict[tuple[bytes, bytes], Key] = {}
+        self._read: dict[tuple[bytes, bytes | None], Key] = {}
 
     def subscription(self) -> Subscription:
         """What it reads."""
@@ -52,9 +52,12 @@ class Keyring:
     def find(self, tenant: str, key_id: str) -> Key | None:
         """The key as it stands; one that a command made comes before one of the configuration."""
         row = self._keys.get(row_key(tenant, "key", key_id))
+        shared = self._keys.get(row_key(tenant, "tenant"))
         if row is None:
-            return self._configured.find(tenant, key_id)
-        shared = self._keys.get(row_key(tenant, "tenant"), b"")
+            configured = self._configured.find(tenant, key_id)
+            return (
+                configured if configured is None or shared is None else configured.under(decode(TenantRecord, shared))
+            )
         key = self._read.get((row, shared))
         if key is None:
             if len(self._read) >= _CACHED_KEYS:

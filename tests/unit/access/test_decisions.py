@@ -43,12 +43,12 @@ class Books:
         return self._take(decisions.decide(self.keys[name], self.tenant, self.own[name], asked))
 
     def settle(self, name: str, decision: Decision, given_back: int) -> None:
-        after = decisions.settle(self.tenant, name, self.own[name], decision, given_back=given_back, now_ms=self.now_ms)
+        after = decisions.settle(self.tenant, self.own[name], decision, given_back=given_back, now_ms=self.now_ms)
         assert self._take(after).settled
 
     def _take(self, after: TenantAccount) -> Decision:
         assert after.last is not None
-        self.tenant, self.own[after.last.key_id] = after, after.last.account
+        self.tenant, self.own[after.last.decision.key_id] = after, after.last.account
         return after.last.decision
 
 

@@ -261,3 +261,12 @@ def test_commands_are_counted() -> None:
     outcomes = {outcome: counted.labels("create", outcome)._value.get() for outcome in ("applied", "unchanged")}
     assert outcomes == {"applied": 1, "unchanged": 1}
     assert counted.labels("create", "key_exists")._value.get() == 1
+
+
+def test_what_a_tenant_shares_holds_for_the_configured_key_too() -> None:
+    ring = Ring()
+    ring.do(Limit, limits=Policy(daily=7))
+    ring.do(Suspend, why="harvesting")
+    found = ring.find("k1")
+    assert found is not None
+    assert (found.shared.limits.daily, found.suspended, ring.find("k2")) == (7, True, None)
