@@ -90,7 +90,7 @@ async def read_book(bootstrap: str, namespace: str, tenant: str | None = None) -
     """
     [declared] = [table for table in TABLES if table.name == "keys"]
     rows: dict[bytes, bytes] = {}
-    async for key, value in _all_of(bootstrap, declared.changelog(namespace).name):
+    async for key, value in read_topic(bootstrap, declared.changelog(namespace).name):
         if tenant is not None and not key.startswith(f"{tenant}:".encode()):
             continue
         if value is None:
@@ -121,7 +121,7 @@ async def read_history(bootstrap: str, namespace: str, tenant: str, key: str | N
         UserError, Unfinished: as :func:`read_book`.
     """
     events = {}
-    async for record_key, value in _all_of(bootstrap, physical_name(KEY_EVENTS.name, namespace)):
+    async for record_key, value in read_topic(bootstrap, physical_name(KEY_EVENTS.name, namespace)):
         if record_key == tenant.encode() and value is not None:
             event = _event(value)
             if event is not None and key in (None, event.key):
@@ -136,7 +136,7 @@ def _event(value: bytes) -> KeyEvent | None:
         return None
 
 
-async def _all_of(bootstrap: str, topic: str) -> AsyncIterator[tuple[bytes, bytes | None]]:
+async def read_topic(bootstrap: str, topic: str) -> AsyncIterator[tuple[bytes, bytes | None]]:
     """Key and value of every record of a topic, up to its end as it was at the start."""
     async with consumer(bootstrap) as reader, producer(bootstrap) as writer:
         await require_topics(reader, topic)

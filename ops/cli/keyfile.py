@@ -128,6 +128,13 @@ class Minted:
     credential: Credential
     secret: str | None = field(default=None, repr=False)
 
+    def presenter(self, audience: str = signing.DEFAULT_AUDIENCE) -> Presenter:
+        """The holder of a secret that was minted here."""
+        assert self.secret is not None  # noqa: S101  it was minted here
+        if self.credential.kind is Kind.BEARER:
+            return BearerKey(self.secret.strip())
+        return _signing_key(self.secret, None, audience)
+
 
 def mint(kind: Kind, tenant: str, key: str) -> Minted:
     """A new credential of 256 random bits."""

@@ -27,8 +27,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from ops import keys
-from ops.cli.keyfile import BearerKey, Minted, Presenter, SigningKey, mint
-from schemas import signing
+from ops.cli.keyfile import Presenter, mint
 from schemas.keys import Create, Disable, KeyEvent, Kind, Limit, Outcome, Policy, Revoke, Rotate
 from schemas.topics import (
     ADMITTED_BULK,
@@ -76,18 +75,11 @@ async def give(installation: Installation, verb: Any, **fields: Any) -> KeyEvent
     return event
 
 
-def presenter(minted: Minted, key: str) -> Presenter:
-    assert minted.secret is not None
-    if minted.credential.kind is Kind.BEARER:
-        return BearerKey(minted.secret.strip())
-    return SigningKey(signing.key_id("acme", key), signing.read_private_key(minted.secret.encode()))
-
-
 async def new_key(installation: Installation, key: str, kind: Kind = Kind.SIGNATURE, **fields: Any) -> Presenter:
     minted = mint(kind, "acme", key)
     free = {"policy": Policy(), **fields}
     await give(installation, Create, key=key, credential=minted.credential, **free)
-    return presenter(minted, key)
+    return minted.presenter()
 
 
 @dataclass
@@ -204,7 +196,7 @@ async def test_a_rotation_under_load_refuses_no_request_and_a_replay_raises_no_k
         for kind in (Kind.BEARER, Kind.SIGNATURE):
             minted = mint(kind, "acme", "k1")
             await give(installed, Rotate, key="k1", credential=minted.credential, grace_s=3600)
-            holder.append(presenter(minted, "k1"))
+            holder.append(minted.presenter())
             await asyncio.sleep(0.5)
         copies = await installed.read(KEY_COMMANDS)
         await installed.write(KEY_COMMANDS, [(record.key, record.value) for record in copies])
@@ -333,12 +325,12 @@ async def read_raw(installation: Installation, name: str) -> list[bytes]:
 async def test_strangers_reach_the_dead_letters_only_and_without_their_credentials(installed: Installation) -> None:
     process, _ = await asyncio.to_thread(worker, installed, "--role", "gate", MAILVET_BEARER_KEYS="false")
     await new_key(installed, "victim")
-    forger = presenter(mint(Kind.SIGNATURE, "acme", "victim"), "victim")
+    forger = mint(Kind.SIGNATURE, "acme", "victim").presenter()
     token = mint(Kind.BEARER, "acme", "victim")
     topic = REQUESTS.named(installed.namespace).name
     value = b'{"request_id":"r1","addresses":["a@nobody.example"]}'
     signature = forger.headers(topic, "r1", value)
-    tries = [signature, [*signature, signature[2]], presenter(token, "victim").headers(topic, "r1", value), []]
+    tries = [signature, [*signature, signature[2]], token.presenter().headers(topic, "r1", value), []]
     async with AIOKafkaProducer(bootstrap_servers=installed.broker.bootstrap) as producer:
         for headers in tries:
             await producer.send_and_wait(topic, value, headers=headers)
