@@ -56,7 +56,7 @@ CONCURRENCY = 1000
 """Records whose outputs may be on their way to the broker; deciding itself is one at a time."""
 
 BURST = 10
-"""A decision on 1,000 addresses takes under a millisecond, and one tenant's requests are decided one after the other."""
+"""A decision on 1,000 addresses takes under a millisecond; one tenant's requests are decided one after the other."""
 
 
 class Gate:
