@@ -270,3 +270,22 @@ def test_what_a_tenant_shares_holds_for_the_configured_key_too() -> None:
     found = ring.find("k1")
     assert found is not None
     assert (found.shared.limits.daily, found.suspended, ring.find("k2")) == (7, True, None)
+
+
+def test_a_table_that_was_lost_is_made_again_from_the_log() -> None:
+    ring = Ring()
+    answers = [
+        ring.read(ring.write(verb, after, **fields))
+        for verb, after, fields in (
+            (Define, timedelta(0), {"name": "small", "policy": Policy(daily=5)}),
+            (Create, timedelta(0), {"policy": "small"}),
+            (Rotate, DAY, {"credential": credential("b"), "grace_s": 60}),
+            (Rollback, DAY + timedelta(seconds=30), {}),
+            (Revoke, 30 * DAY, {}),
+        )
+    ]
+    before = dict(ring.rows)
+    ring.rows.clear()
+    ring.restart()
+    assert [ring.read(record) for record in ring.log.records] == answers
+    assert ring.rows == before
