@@ -348,3 +348,16 @@ def test_the_book_is_read_out_of_rows() -> None:
     assert book.policy(("acme", "k1")) == KEY.policy
     assert book.tenant("other") == TenantRecord(tenant="other")
     assert keys._event(b"no event") is None
+
+
+def test_a_secret_that_can_not_be_written_is_said_to_be_lost(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    file = tmp_path / "key"
+    _, err = gate.run("create", "acme_k1", "--out", str(file), code=1)
+    assert f"can't be written to {file}: No space left on device: `mailvet keys rotate acme_k1 --grace 0`" in err
+    assert not file.exists()
