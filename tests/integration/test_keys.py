@@ -1,7 +1,8 @@
 """Keys on a running gate and a real broker: revocation, rotation and replays under load, limits across kill -9.
 
-``MAILVET_REVOCATIONS`` (3), ``MAILVET_KEY_RATE`` (200 requests a second) and ``MAILVET_OVERSPEND_RUNS`` (1) ask for
-longer forms; the figures are printed (``pytest -s``).
+``MAILVET_REVOCATIONS`` (3), ``MAILVET_KEY_RATE`` (200 requests a second), ``MAILVET_KEY_FLOOD`` (0 requests that wait
+when the first key is revoked) and ``MAILVET_OVERSPEND_RUNS`` (1) ask for longer forms; the figures are printed
+(``pytest -s``).
 """
 
 import asyncio
@@ -45,6 +46,7 @@ from tests.integration.conftest import Installation, terminate, until
 
 REVOCATIONS = int(os.environ.get("MAILVET_REVOCATIONS", "3"))
 RATE = float(os.environ.get("MAILVET_KEY_RATE", "200"))
+FLOOD = int(os.environ.get("MAILVET_KEY_FLOOD", "0"))
 OVERSPEND_RUNS = int(os.environ.get("MAILVET_OVERSPEND_RUNS", "1"))
 
 MAILVET = (sys.executable, "-m", "ops.cli.main")
@@ -154,6 +156,7 @@ async def test_a_revoked_key_is_refused_at_once_under_load_while_dns_is_down(ins
     load = Load(installed, lambda number: (name := alive[number % len(alive)], holders[name]))
     async with load.running():
         await asyncio.sleep(1)
+        await flood(installed, holders["steady"])
         for name in names:
             commanded = time.time()
             await give(installed, Revoke, key=name)
@@ -214,6 +217,18 @@ async def test_a_rotation_under_load_refuses_no_request_and_a_replay_raises_no_k
         await until(lambda: len(late.sent) > 5)
     assert set((await all_decided(installed, late.sent)).values()) == {"admitted", "key_revoked"}
     assert (await asyncio.to_thread(terminate, process))[0] == 0
+
+
+async def flood(installation: Installation, key: Presenter) -> None:
+    """Requests of no interest, written as fast as the broker takes them."""
+    topic = REQUESTS.named(installation.namespace).name
+    async with AIOKafkaProducer(bootstrap_servers=installation.broker.bootstrap, linger_ms=20) as producer:
+        for number in range(FLOOD):
+            value = orjson.dumps(
+                {"request_id": f"flood-{number}", "addresses": ["a@nobody.example"], "depth": "syntax"}
+            )
+            await producer.send(topic, value, headers=key.headers(topic, f"flood-{number}", value))
+        await producer.flush()
 
 
 async def _at_least(installation: Installation, topic: Any, count: int) -> bool:
