@@ -28,3 +28,5 @@ class Subscription:
     concurrency: int = 1
     burst: int = 1
     """Records begun before whatever else is ready has its turn: one, unless each takes well under a millisecond."""
+    urgent: bool = False
+    """Its records are read before those of the app's other topics, however many of them wait."""

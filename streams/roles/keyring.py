@@ -44,8 +44,8 @@ class Keyring:
         self._read: dict[tuple[bytes, bytes | None], Key] = {}
 
     def subscription(self) -> Subscription:
-        """What it reads."""
-        return Subscription(KEY_COMMANDS, self.command, CONCURRENCY)
+        """What it reads: before requests, so that a key is revoked in time however many of them wait."""
+        return Subscription(KEY_COMMANDS, self.command, CONCURRENCY, urgent=True)
 
     # -- admission ----------------------------------------------------------------------------------------------------
 
