@@ -141,7 +141,7 @@ async def all_decided(installation: Installation, sent: Any) -> dict[str, str]:
         found.update(await outcomes(installation))
         return set(sent) <= found.keys()
 
-    await until(decided, within=120)
+    await until(decided, within=120 + FLOOD / 100)
     return found
 
 
