@@ -99,8 +99,11 @@ TOPICS = (
     KEY_EVENTS,
     DEADLETTERS,
 )
-LEADING = tuple(topic for topic in TOPICS if topic not in (RESULTS, DEADLETTERS))
-"""Those whose records lead to rows of tables: a row has to outlive the record, lest a repeat is taken for new."""
+LEADING = tuple(topic for topic in TOPICS if topic not in (RESULTS, DEADLETTERS, KEY_COMMANDS, KEY_EVENTS))
+"""Those whose records lead to rows of tables: a row has to outlive the record, lest a repeat is taken for new.
+
+Commands on keys are kept for good: of them a tenant's rows tell a repeat by its time (:mod:`streams.roles.keyring`).
+"""
 
 TIERS = (RETRIES_5M, RETRIES_15M, RETRIES_60M)
 """The retry tiers, shortest delay first."""
