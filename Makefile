@@ -17,10 +17,11 @@ world: setup ## That mail world alone, for any verifier to be tried on
 	@$(BIN)/mailvet world $(ARGS)
 
 bench: setup ## Speed and cost beside two peers, some minutes long; writes docs/benchmarks.md (needs Go, Cargo and root)
-	@$(BIN)/mailvet bench engine --peer aftership --peer reacher --write docs/benchmarks.md $(ARGS)
+	@$(BIN)/mailvet bench engine --peer aftership --peer reacher --postfix --write docs/benchmarks.md $(ARGS)
 
 test: setup lint types layers ## Everything: lint, types, layers, all tests on a real Kafka, coverage thresholds
 	@ops/setup/broker.sh
+	@ops/setup/mta.sh
 	@rm -f .coverage .coverage.*
 	@status=0; $(BIN)/python -m coverage run -m pytest $(ARGS) || status=$$?; \
 	$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage json -q -o .coverage-report.json && \

@@ -16,13 +16,11 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, TopicAlreadyExistsError, for_code
 
 from ops.cli.errors import UserError
+from ops.cli.kafka import CONNECT_S, reach, unreachable
 from schemas.topics import LEADING, Topic
 from streams.app import topics_of
 from streams.kafka import kept_too_long
 from streams.settings import Settings
-
-CONNECT_S = 10.0
-"""How long the first answer of a broker is waited for."""
 
 REQUEST_S = 30.0
 """How long one change may take."""
@@ -274,12 +272,12 @@ async def connected(bootstrap: str) -> AsyncIterator[Cluster]:
     Raises:
         UserError: no broker answered within `CONNECT_S`, or it went away.
     """
-    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=int(REQUEST_S * 1000))
+    client = AIOKafkaAdminClient(**reach(bootstrap), request_timeout_ms=int(REQUEST_S * 1000))
     try:
         try:
             await asyncio.wait_for(client.start(), CONNECT_S)
         except (KafkaError, OSError, TimeoutError):
-            raise UserError(f"no Kafka broker answers at {bootstrap} (waited up to {CONNECT_S:.0f} s)") from None
+            raise await unreachable(bootstrap) from None
         try:
             yield Cluster(client)
         except (KafkaError, OSError, TimeoutError) as error:

@@ -1,5 +1,6 @@
 """The records that the roles write to one another."""
 
+from operator import not_
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -27,6 +28,7 @@ class Ticket(Part):
     charged: int = 0
     charged_day: str = Field(default="", description="The UTC day (YYYY-MM-DD) whose quota was charged.")
     quota: Quota | None = None
+    own_topic: bool = Field(default=False, exclude_if=not_, description="Answers go to the tenant's own results topic.")
     admitted_at: Instant
     verdict_by: Instant
 

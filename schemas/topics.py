@@ -1,5 +1,6 @@
 """Every topic, declared once: name, key, partitions, retention, timestamp type."""
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -54,6 +55,21 @@ class Topic:
 def physical_name(name: str, namespace: str) -> str:
     """The topic's name on the broker: installations that share one differ by their namespace (`MAILVET_NAMESPACE`)."""
     return f"{namespace}.{name}" if namespace else name
+
+
+# As in a bearer key: without "_", for Kafka takes "a.b" and "a_b" for names that collide.
+TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", re.ASCII)
+
+
+def own_results(tenant: str) -> Topic:
+    """The results topic that is this tenant's alone; no name leads to another topic than the tenant's.
+
+    Raises:
+        ValueError: no tenant is called so.
+    """
+    if not TENANT.fullmatch(tenant):
+        raise ValueError("a tenant's name has 1 to 64 of A-Z a-z 0-9 . - and begins with a letter or digit")
+    return replace(RESULTS, name=f"{PREFIX}results.{tenant}.v1")
 
 
 # The broker takes what is far too large, so that it ends as a dead letter that says why.

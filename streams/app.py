@@ -8,7 +8,7 @@ from typing import Final
 
 from mode import Service
 
-from schemas.topics import TOPICS, Topic
+from schemas.topics import TOPICS, Topic, own_results
 from schemas.vocabulary import Lane
 from streams.access.keys import ConfiguredKey
 from streams.checks.dialogue import Prober
@@ -39,8 +39,9 @@ ROLES: Final = ("gate", "route", "probe", "retry", "completion")
 
 
 def topics_of(settings: Settings) -> tuple[Topic, ...]:
-    """Every topic of an installation, changelogs included, under its name on the broker."""
-    return (*(topic.named(settings.namespace) for topic in TOPICS), *changelog_topics(settings))
+    """Every topic of an installation, those of tenants and changelogs included, under its name on the broker."""
+    topics = (*TOPICS, *map(own_results, dict.fromkeys(settings.tenant_topics)))
+    return (*(topic.named(settings.namespace) for topic in topics), *changelog_topics(settings))
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ from faust.types import TP
 
 from streams.delivery import Delivery, OrderedAcks, Producer
 from streams.delivery.producer import LINGER_MS, MAX_BATCH_BYTES, MAX_RECORD_BYTES
-from streams.kafka import StartupError, faust_broker
+from streams.kafka import StartupError, faust_options
 from streams.metrics import Metrics
 from streams.settings import Settings
 from streams.subscription import Subscription
@@ -242,7 +242,7 @@ def engine(role: str, settings: Settings) -> Engine:
     read_anything()
     app = Engine(
         app_id(role, settings.namespace),
-        broker=faust_broker(settings),
+        **faust_options(settings),
         broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=settings.heartbeat_s,
         broker_commit_interval=settings.commit_interval_s,

@@ -1,8 +1,9 @@
-"""How a worker reaches Kafka: the one place for addresses, and for TLS and SASL when they come."""
+"""How a client of ours reaches Kafka: the one place for addresses and for who we are there."""
 
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -12,9 +13,13 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, for_code
 
 from schemas.topics import DAY_MS, LEADING, Topic
+from streams.security import SecurityError, aiokafka_security, faust_credentials
 from streams.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+LISTEN_S = 2.0
+"""How long a port may take to open when we look why no client could start."""
 
 
 class StartupError(Exception):
@@ -22,13 +27,25 @@ class StartupError(Exception):
 
 
 def client_options(settings: Settings, client_id: str) -> dict[str, Any]:
-    """Keyword arguments that every aiokafka client takes."""
-    return {"bootstrap_servers": settings.bootstrap_servers, "client_id": client_id}
+    """Keyword arguments that every aiokafka client takes. They hold the password: never show them.
+
+    Raises:
+        StartupError: a certificate or password file can't be used.
+    """
+    try:
+        security = aiokafka_security(settings)
+    except SecurityError as wrong:
+        raise StartupError(str(wrong)) from None
+    return {"bootstrap_servers": settings.bootstrap_servers, "client_id": client_id, **security}
 
 
-def faust_broker(settings: Settings) -> str:
-    """The same brokers as Faust wants them: ``kafka://HOST:PORT;HOST:PORT``."""
-    return "kafka://" + ";".join(part.strip() for part in settings.bootstrap_servers.split(","))
+def faust_options(settings: Settings) -> dict[str, Any]:
+    """The same for Faust, whose addresses are ``kafka://HOST:PORT;HOST:PORT``. Raises :class:`StartupError`."""
+    try:
+        credentials = faust_credentials(settings)
+    except SecurityError as wrong:
+        raise StartupError(str(wrong)) from None
+    return {"broker": "kafka://" + ";".join(_servers(settings)), "broker_credentials": credentials}
 
 
 async def check_broker(settings: Settings, topics: Iterable[Topic]) -> None:
@@ -37,20 +54,55 @@ async def check_broker(settings: Settings, topics: Iterable[Topic]) -> None:
     ``topics`` carry their names on the broker (:meth:`schemas.topics.Topic.named`).
 
     Raises:
-        StartupError: the broker can't be reached, topics are missing, or they keep records longer than decisions.
+        StartupError: the broker can't be reached or does not let us in, topics are missing or not ours to see, or
+            they keep records longer than decisions.
     """
     leading = [topic.named(settings.namespace).name for topic in LEADING]
     try:
         async with asyncio.timeout(settings.broker_wait_s):
             found = await _found(settings, leading)
     except TimeoutError:
-        raise StartupError(
-            f"no Kafka broker answers at {settings.bootstrap_servers}; set KAFKA_BOOTSTRAP_SERVERS"
-        ) from None
-    _compare(found.partitions, {topic.name: topic.partitions for topic in topics})
+        nobody = f"no Kafka broker answers at {settings.bootstrap_servers}; set KAFKA_BOOTSTRAP_SERVERS"
+        raise StartupError(await refusal(settings) or nobody) from None
+    _compare(set(found.partitions), {topic.name for topic in topics}, settings)
     for name, config in found.configs.items():
         if sentence := kept_too_long(name, config, settings.decisions_kept):
             raise StartupError(sentence)
+
+
+async def refusal(settings: Settings) -> str | None:
+    """Why no client could start though somebody listens there, as far as can be told; None where nobody does.
+
+    All that clients say themselves is that they could not start.
+    """
+    if not await _listens(settings):
+        return None
+    where, protocol = settings.bootstrap_servers, settings.security_protocol
+    if protocol.startswith("SASL_"):
+        return (
+            f"the broker at {where} did not let the user {settings.sasl_username} in by {protocol} and "
+            f"{settings.sasl_mechanism}: check KAFKA_SASL_USERNAME and its password, KAFKA_SASL_MECHANISM, "
+            "KAFKA_SECURITY_PROTOCOL and KAFKA_SSL_CA_FILE"
+        )
+    return (
+        f"no Kafka broker answers by {protocol} at {where}, though the port is open: set KAFKA_SECURITY_PROTOCOL if it "
+        "asks for TLS or a password, else KAFKA_BOOTSTRAP_SERVERS"
+    )
+
+
+async def _listens(settings: Settings) -> bool:
+    for server in _servers(settings):
+        host, _, port = server.rpartition(":")
+        with suppress(OSError, TimeoutError, ValueError):
+            async with asyncio.timeout(LISTEN_S):
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            writer.close()
+            return True
+    return False
+
+
+def _servers(settings: Settings) -> list[str]:
+    return [part.strip() for part in settings.bootstrap_servers.split(",")]
 
 
 def kept_too_long(name: str, config: Mapping[str, str], decisions_kept: timedelta) -> str | None:
@@ -84,8 +136,9 @@ class _Found:
 
 
 async def _found(settings: Settings, names: Iterable[str]) -> _Found:
+    options = client_options(settings, "mailvet-check")
     while True:
-        admin = AIOKafkaAdminClient(**client_options(settings, "mailvet-check"))
+        admin = AIOKafkaAdminClient(**options)
         try:
             await admin.start()
             partitions = {about["topic"]: len(about["partitions"]) for about in await admin.describe_topics()}
@@ -111,8 +164,13 @@ async def _configs(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str
     return configs
 
 
-def _compare(found: Mapping[str, int], wanted: Mapping[str, int]) -> None:
-    missing = sorted(wanted.keys() - found.keys())
+def _compare(found: set[str], wanted: set[str], settings: Settings) -> None:
+    missing = sorted(wanted - found)
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise StartupError(f"topics are missing on the broker ({names}): run `mailvet topics apply`")
+        rights = (
+            f", and `mailvet topics acls diff` shows whether {settings.sasl_username} has its rights"
+            if settings.sasl_username
+            else ""
+        )
+        raise StartupError(f"topics are missing on the broker ({names}): run `mailvet topics apply`{rights}")

@@ -5,12 +5,13 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from schemas.signing import DEFAULT_AUDIENCE
+from schemas.topics import own_results
 from schemas.vocabulary import Reason
 
 
@@ -29,6 +30,39 @@ class Settings(BaseSettings):
         default="",
         pattern=r"^[A-Za-z0-9-]*$",
         description="Goes before the names of topics and groups where several installations share a broker.",
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT",
+        validation_alias="KAFKA_SECURITY_PROTOCOL",
+        description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL. Commands that talk to Kafka take all of these too.",
+    )
+    sasl_mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = Field(
+        default="SCRAM-SHA-512",
+        validation_alias="KAFKA_SASL_MECHANISM",
+        description="SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN.",
+    )
+    sasl_username: str = Field(default="", validation_alias="KAFKA_SASL_USERNAME", description="Who we are to Kafka.")
+    sasl_password: SecretStr = Field(
+        default=SecretStr(""), validation_alias="KAFKA_SASL_PASSWORD", description="The user's password."
+    )
+    sasl_password_file: str = Field(
+        default="", validation_alias="KAFKA_SASL_PASSWORD_FILE", description="A file whose first line is the password."
+    )
+    ssl_ca_file: str = Field(
+        default="",
+        validation_alias="KAFKA_SSL_CA_FILE",
+        description="PEM file of who may sign the brokers' certificates; the system's when empty.",
+    )
+    ssl_cert_file: str = Field(
+        default="",
+        validation_alias="KAFKA_SSL_CERT_FILE",
+        description="PEM file of our own certificate, if we show one.",
+    )
+    ssl_key_file: str = Field(default="", validation_alias="KAFKA_SSL_KEY_FILE", description="PEM file of its key.")
+    ssl_key_password: SecretStr = Field(
+        default=SecretStr(""),
+        validation_alias="KAFKA_SSL_KEY_PASSWORD",
+        description="What the key is encrypted with, if it is.",
     )
     session_timeout_s: PositiveFloat = Field(
         default=10.0, description="How long the group waits for a worker that is silent."
@@ -70,6 +104,10 @@ class Settings(BaseSettings):
         description="How far the time in a signature and the arrival of its request may lie apart, in seconds.",
     )
     bearer_keys: bool = Field(default=True, description="Off: requests with a bearer key are dead letters.")
+    tenant_topics: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="TENANT,...: whose answers go to a results topic of their own, never to the shared one.",
+    )
     dev_key: SecretStr = Field(default=SecretStr(""), description="A bearer key that is admitted as it stands.")
     dev_daily_quota: PositiveInt = Field(default=1_000_000, description="Addresses that key may ask for in a UTC day.")
     dev_rate_per_s: PositiveFloat = Field(default=200.0, description="Requests a second of that key, over time.")
@@ -139,7 +177,7 @@ class Settings(BaseSettings):
     metrics_port: int = Field(default=9464, description="0 takes a free port.")
     drain_s: PositiveFloat = Field(default=20.0, description="How long SIGTERM waits for work in flight.")
 
-    @field_validator("retry_delays_s", "resolvers", "allowed_networks", "risky_flags", mode="before")
+    @field_validator("retry_delays_s", "resolvers", "allowed_networks", "risky_flags", "tenant_topics", mode="before")
     @classmethod
     def _commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -150,6 +188,31 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return dict(part.strip().split("=", 1) for part in value.split(",") if part.strip())
+
+    @field_validator("tenant_topics")
+    @classmethod
+    def _can_name_topics(cls, tenants: tuple[str, ...]) -> tuple[str, ...]:
+        for tenant in tenants:
+            own_results(tenant)
+        return tenants
+
+    @model_validator(mode="after")
+    def _say_who_we_are(self) -> Self:
+        """Who means to show a password or a certificate never connects without it."""
+        password = bool(self.sasl_password.get_secret_value() or self.sasl_password_file)
+        if self.security_protocol.startswith("SASL_"):
+            if not (self.sasl_username and password):
+                raise ValueError(
+                    f"KAFKA_SECURITY_PROTOCOL={self.security_protocol} needs KAFKA_SASL_USERNAME, and "
+                    "KAFKA_SASL_PASSWORD or KAFKA_SASL_PASSWORD_FILE"
+                )
+        elif self.sasl_username or password:
+            raise ValueError(
+                "KAFKA_SASL_USERNAME and a password need KAFKA_SECURITY_PROTOCOL=SASL_SSL (or SASL_PLAINTEXT)"
+            )
+        if (self.ssl_ca_file or self.ssl_cert_file) and not self.security_protocol.endswith("SSL"):
+            raise ValueError("KAFKA_SSL_CA_FILE and KAFKA_SSL_CERT_FILE need KAFKA_SECURITY_PROTOCOL=SASL_SSL or SSL")
+        return self
 
 
 def document() -> str:

@@ -1,12 +1,15 @@
-"""What all tests share: a real broker for the modules that ask for one, and a line that says which it was."""
+"""What all tests share: real brokers and mail servers for those that ask for one, and a line that says which it was."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from ops.brokers.base import Broker
 from ops.brokers.real import broker as real_broker
+from ops.mta.packages import MtaMissing
+from ops.mta.server import Server
 
 _USED: dict[str, int] = {}
 _NOTES: set[str] = set()
@@ -29,6 +32,26 @@ def killable_broker(broker: Broker) -> Broker:
     if not (broker.killable and broker.durable):
         pytest.skip(f"needs a broker that outlives a crash, and this is {broker.name}")
     return broker
+
+
+@pytest.fixture
+def start_mta() -> Iterator[Callable[[Callable[[], Server]], Server]]:
+    """Starts a real mail server (see `ops.mta`) for one test.
+
+    Where none can be had, the test is skipped with what to install; with ``CI=true`` it fails.
+    """
+    with ExitStack() as running:
+
+        def start(make: Callable[[], Server]) -> Server:
+            try:
+                return running.enter_context(make())
+            except MtaMissing as missing:
+                if os.environ.get("CI", "").lower() in {"true", "1"}:
+                    pytest.fail(f"CI=true needs real mail servers: {missing}")
+                _NOTES.add(f"NOTE: NO REAL MAIL SERVER, so tests are skipped. {missing}")
+                pytest.skip(str(missing))
+
+        yield start
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

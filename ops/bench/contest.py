@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 
 from ops.bench.engine import SESSIONS_MAX, EngineConfig
 from ops.bench.lists import BenchList, exists
+from ops.bench.relay import RelayConfig
 from ops.bench.sink import SinkConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,11 +110,11 @@ class RunningSink:
 
 
 @contextmanager
-def running_sink(config: SinkConfig) -> Iterator[RunningSink]:
-    """A sink for as long as the block runs; it has as many open files as contestants may have."""
+def running_sink(config: SinkConfig | RelayConfig, program: str = "ops.bench.sink") -> Iterator[RunningSink]:
+    """A sink, or a relay, for as long as the block runs; it has as many open files as contestants may have."""
     raise_file_limit()
     with subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", "ops.bench.sink", json.dumps(asdict(config))],
+        [sys.executable, "-m", program, json.dumps(asdict(config))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

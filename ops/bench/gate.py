@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from ops import keys
 from ops.bench.contest import ContestError
-from ops.cli.kafka import delete_topics
+from ops.cli.kafka import delete_topics, reach
 from ops.cli.keyfile import Minted, Presenter, mint
 from ops.topics import create_all, declared
 from schemas import signing
@@ -203,7 +203,7 @@ async def _new_key(settings: Settings, kind: Kind) -> Presenter:
 
 async def _send(settings: Settings, presenter: Presenter, requests: int, size: int) -> None:
     topic = physical_name(REQUESTS.name, settings.namespace)
-    async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers, linger_ms=5) as producer:
+    async with AIOKafkaProducer(**reach(settings.bootstrap_servers), linger_ms=5) as producer:
         for number in range(requests):
             request_id = f"r{number}"
             value = request_bytes(request_id, size)

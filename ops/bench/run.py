@@ -16,6 +16,7 @@ from ops.bench.engine import SESSIONS_MAX
 from ops.bench.limits import limit_rate
 from ops.bench.lists import EXISTS, LISTS, PROVIDERS, mail_domain
 from ops.bench.pools import PoolRates, compare
+from ops.bench.postfix import PostfixRuns, measure_on_postfix
 from ops.bench.sink import SinkConfig
 
 SWEEP = (2000, 5000, 20000)
@@ -40,6 +41,8 @@ class Plan:
     """Ours share a list among so many, too: see :mod:`ops.bench.engine`."""
     ports: tuple[int, int] = (0, 0)
     sweep: tuple[int, ...] = SWEEP
+    postfix: bool = False
+    """List B on real Postfix, too."""
     extras: bool = True
     """One pass of each list, one address alone, tarpits and the two pools, too."""
 
@@ -57,6 +60,7 @@ class Report:
     alone: dict[str, float] = field(default_factory=dict)
     tarpits: Measure | None = None
     pools: PoolRates | None = None
+    postfix: PostfixRuns | None = None
 
     def best_peer(self, list_name: str) -> Measure | None:
         """The fastest peer on a list."""
@@ -86,6 +90,12 @@ class Report:
             "one_address_alone_s": self.alone,
             "tarpits": self.tarpits.as_dict() if self.tarpits else None,
             "pools": asdict(self.pools) if self.pools else None,
+            "postfix": {
+                "measures": [each.as_dict() for each in self.postfix.measures],
+                "ratios": {sessions: self.postfix.ratio(sessions) for sessions in self.postfix.ours},
+            }
+            if self.postfix
+            else None,
         }
 
 
@@ -108,6 +118,8 @@ def measure(plan: Plan, say: Callable[[str], None]) -> Report:
                 report.measures.append(contest(contestant, sink, LISTS[name], plan.seconds, first_pass=next(numbers)))
         if plan.extras:
             _extras(report, sink, [mine[0], *rivals], numbers, say)
+    if plan.postfix:
+        report.postfix = measure_on_postfix(rivals, plan.seconds, plan.rtt_s, say, ports=plan.ports)
     if plan.extras:
         say(f"{TARPITS:,} sessions with tarpits")
         report.tarpits = tarpits()

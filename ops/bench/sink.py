@@ -88,11 +88,13 @@ class Sink:
     async def start(self) -> None:
         """Listen on every host's address and, for DNS, at 127.0.0.1."""
         for provider in range(self.config.hosts):
-            server = await self.loop.create_server(
-                self._server(), host_address(provider), self.smtp_port, backlog=BACKLOG
-            )
-            self.smtp_port = server.sockets[0].getsockname()[1]
+            self.smtp_port = await self.start_host(provider)
         self.dns_port = DnsEndpoint(self, self.config.dns_port).port
+
+    async def start_host(self, provider: int) -> int:
+        """Listen on one host's address; the port."""
+        server = await self.loop.create_server(self._server(), host_address(provider), self.smtp_port, backlog=BACKLOG)
+        return cast(int, server.sockets[0].getsockname()[1])
 
     def _server(self) -> Callable[[], "SmtpConnection"]:
         """What makes the connections of one host, which knows how many it has; all clients share an address."""
@@ -269,10 +271,10 @@ def _encoded(name: str) -> bytes:
     return b"".join(bytes((len(label),)) + label.encode() for label in name.split(".")) + b"\0"
 
 
-async def serve(config: SinkConfig) -> None:
-    """Serve until standard input ends."""
+async def serve(make: Callable[[], Sink]) -> None:
+    """Serve what is made until standard input ends."""
     loop = asyncio.get_running_loop()
-    sink = Sink(config)
+    sink = make()
     await sink.start()
     _say({"smtp_port": sink.smtp_port, "dns_port": sink.dns_port})
     reader = asyncio.StreamReader()
@@ -286,4 +288,4 @@ def _say(what: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(SinkConfig(**json.loads(sys.argv[1]))))
+    asyncio.run(serve(lambda: Sink(SinkConfig(**json.loads(sys.argv[1])))))

@@ -15,6 +15,7 @@ from ops.bench.lists import LISTS
 from ops.bench.run import SWEEP, Plan, measure
 from ops.cli.errors import UserError
 from ops.cli.kafka import bootstrap_option, silence_client
+from ops.mta.packages import POSTFIX, MtaError, unpacked
 from schemas.keys import Kind
 
 ON_THEIR_PORTS = (25, 53)
@@ -31,6 +32,7 @@ def command() -> None:
 @click.option("--seconds", type=click.FloatRange(0.1, 3600), default=30.0, help="How long a run lasts at least; 30.")
 @click.option("--rtt-ms", type=click.FloatRange(0, 5000), default=50.0, help="Round-trip time of the sink; 50.")
 @click.option("--sessions-per-provider", "sessions", type=click.IntRange(1, 1000), default=4, help="Ours; 4.")
+@click.option("--postfix", is_flag=True, help="List B on real Postfix, too (Debian's package; as root).")
 @click.option("--quick", is_flag=True, help="The lists alone, at one number of addresses in flight.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object in place of the table.")
 @click.option("--write", type=click.Path(path_type=Path, dir_okay=False), metavar="F", help="Write the page to F.")
@@ -40,6 +42,7 @@ def engine(  # noqa: PLR0917
     seconds: float,
     rtt_ms: float,
     sessions: int,
+    postfix: bool,
     quick: bool,
     as_json: bool,
     write: Path | None,
@@ -49,6 +52,8 @@ def engine(  # noqa: PLR0917
     --peer builds another verifier (with Go or Cargo) and runs it against the same server; since peers know only port
     25 and the system's resolver, all of it then runs in a network namespace, from which nothing reaches a network.
     """
+    if postfix:
+        _fetch_postfix()
     if rivals and not namespace.inside():
         for name in rivals:
             peers.build(name)
@@ -61,12 +66,13 @@ def engine(  # noqa: PLR0917
         sessions=sessions,
         processes=1 if quick else os.cpu_count() or 1,
         ports=ON_THEIR_PORTS if rivals else (0, 0),
+        postfix=postfix,
         extras=not quick,
         sweep=(2000,) if quick else SWEEP,
     )
     try:
         report = measure(plan, lambda what: click.echo(what, err=True))
-    except (ContestError, OSError) as wrong:
+    except (ContestError, MtaError, OSError) as wrong:
         raise UserError(f"the benchmark could not be run: {wrong}") from None
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else page.table(report))
     if write is not None:
@@ -94,3 +100,11 @@ def gate(seconds: float, worker: bool, requests: int, bootstrap: str, as_json: b
         click.echo(json.dumps({cost.what: round(cost.us, 1) for cost in found}, indent=2))
     else:
         click.echo("\n".join(f"{cost.us:>10,.0f} us  {cost.what}" for cost in found))
+
+
+def _fetch_postfix() -> None:
+    """Before the network is left behind."""
+    try:
+        unpacked(POSTFIX)
+    except MtaError as missing:
+        raise UserError(str(missing)) from None

@@ -18,5 +18,14 @@ def load_settings(**options: Any) -> Settings:
         return Settings(**given)
     except ValidationError as wrong:
         first = wrong.errors(include_url=False, include_input=False)[0]
-        name = "_".join(str(part) for part in first["loc"][:1])
-        raise UserError(f"setting {name}: {first['msg']} (option or MAILVET_{name.upper()})") from None
+        raise UserError(_sentence(first["msg"], *map(str, first["loc"][:1]))) from None
+
+
+def _sentence(message: str, name: str = "") -> str:
+    """What is wrong, of one setting, or of several together."""
+    message = message.removeprefix("Value error, ")
+    if not name:
+        return message
+    field = Settings.model_fields.get(name)
+    variable = name if name.startswith("KAFKA_") else (field and field.validation_alias) or f"MAILVET_{name.upper()}"
+    return f"setting {name}: {message} (option or {variable})"

@@ -179,6 +179,7 @@ async def _place(bootstrap: str | None) -> AsyncIterator[Place]:
         # On a broker that others use too, everything of ours has names of its own and goes away again.
         namespace = f"demo-{secrets.token_hex(4)}" if bootstrap else ""
         if bootstrap is None:
+            _forget_who_we_are()
             broker = stack.enter_context(embedded())
             _say(f"broker: {broker.name} at {broker.bootstrap}")
         place_bootstrap = bootstrap or broker.bootstrap
@@ -192,6 +193,12 @@ async def _place(bootstrap: str | None) -> AsyncIterator[Place]:
         finally:
             if bootstrap:
                 await delete_topics(bootstrap, [topic.name for topic in declared(settings, partitions=PARTITIONS)])
+
+
+def _forget_who_we_are() -> None:
+    """The embedded broker asks nobody: what the environment says for another broker does not apply."""
+    for name in [name for name in os.environ if name.startswith(("KAFKA_SECURITY_", "KAFKA_SASL_", "KAFKA_SSL_"))]:
+        del os.environ[name]
 
 
 @contextlib.asynccontextmanager

@@ -11,9 +11,11 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from ops.cli.config import load_settings
 from ops.cli.errors import UserError
 from ops.cli.output import printable
 from schemas.request import MAX_REQUEST_BYTES
+from streams.kafka import StartupError, client_options, refusal
 
 CONNECT_S = 10.0
 """How long a command waits for the first answer of a broker."""
@@ -61,16 +63,34 @@ def silence_client() -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
+def reach(bootstrap: str) -> dict[str, Any]:
+    """Keyword arguments with which an aiokafka client reaches these brokers as whom the environment says we are.
+
+    Raises:
+        UserError: a setting is wrong, or a file that it names can't be used.
+    """
+    try:
+        return client_options(load_settings(bootstrap_servers=bootstrap), "mailvet-cli")
+    except StartupError as wrong:
+        raise UserError(str(wrong)) from None
+
+
+async def unreachable(bootstrap: str) -> UserError:
+    """What to say when no client could start within `CONNECT_S`."""
+    return UserError(
+        await refusal(load_settings(bootstrap_servers=bootstrap))
+        or f"no Kafka broker answers at {bootstrap} (waited up to {CONNECT_S:.0f} s): "
+        "is it running, and is --bootstrap or KAFKA_BOOTSTRAP_SERVERS right?"
+    )
+
+
 @contextlib.asynccontextmanager
 async def _running(client: Client, bootstrap: str) -> AsyncIterator[Client]:
     try:
         await asyncio.wait_for(client.start(), CONNECT_S)
     except (KafkaError, OSError, TimeoutError):
         await _close(client)
-        raise UserError(
-            f"no Kafka broker answers at {bootstrap} (waited up to {CONNECT_S:.0f} s): "
-            "is it running, and is --bootstrap or KAFKA_BOOTSTRAP_SERVERS right?"
-        ) from None
+        raise await unreachable(bootstrap) from None
     except BaseException:
         await _close(client)
         raise
@@ -96,7 +116,7 @@ async def producer(bootstrap: str) -> AsyncIterator[AIOKafkaProducer]:
         UserError: no broker answered within `CONNECT_S`.
     """
     client = AIOKafkaProducer(
-        bootstrap_servers=bootstrap,
+        **reach(bootstrap),
         acks="all",
         linger_ms=5,
         max_request_size=2 * MAX_REQUEST_BYTES,
@@ -114,7 +134,7 @@ async def consumer(bootstrap: str, *, fetch_wait_ms: int = 100) -> AsyncIterator
         UserError: no broker answered within `CONNECT_S`.
     """
     client = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap,
+        **reach(bootstrap),
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -163,7 +183,7 @@ async def read_from(
 
 async def delete_topics(bootstrap: str, names: Sequence[str]) -> None:
     """Remove topics that were made for a while; what can't be removed stays."""
-    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=_REQUEST_MS)
+    client = AIOKafkaAdminClient(**reach(bootstrap), request_timeout_ms=_REQUEST_MS)
     with contextlib.suppress(KafkaError, OSError, TimeoutError):
         try:
             await asyncio.wait_for(client.start(), CONNECT_S)

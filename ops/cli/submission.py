@@ -89,7 +89,6 @@ class Plan:
     tenant: str
     key: Presenter
     requests_topic: str
-    results_topic: str
     request_size: int
     total: int
     depth: Depth = Depth.SMTP

@@ -19,7 +19,6 @@ from ops.cli.submitrun import GO_ON, Job, new_state, prepared
 from ops.cli.submitstate import State
 from schemas.request import MAX_ADDRESSES
 from schemas.signing import DEFAULT_AUDIENCE
-from schemas.topics import RESULTS, physical_name
 from schemas.vocabulary import Depth, Lane
 
 # These decode to unpaired surrogates, which no request and no UTF-8 file can hold.
@@ -101,7 +100,9 @@ def _encoding(_ctx: object, _param: object, value: str | None) -> str | None:
     help="Seconds without any answer after which to give up; greylisted addresses take over an hour.",
 )
 @click.option("--namespace", default="", envvar="MAILVET_NAMESPACE", help="Of the installation (MAILVET_NAMESPACE).")
-@click.option("--results-topic", help="Where this tenant's results are written, if it has a topic of its own.")
+@click.option(
+    "--results-topic", help="Where the results are written; the tenant's own topic where there is one, if not given."
+)
 def command(
     *,
     file: Path,
@@ -136,7 +137,7 @@ def command(
         key=read_credential(key_file, key_id, audience),
         bootstrap=bootstrap,
         namespace=namespace,
-        results_topic=results_topic or physical_name(RESULTS.name, namespace),
+        results_topic=results_topic or "",
         depth=depth,
         lane=lane,
         request_size=request_size,

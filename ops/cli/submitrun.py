@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import click
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from ops.cli.csvfiles import CsvFile, sha256_of, write_csv
@@ -19,9 +20,10 @@ from ops.cli.progress import Meter
 from ops.cli.signals import stop_on_signals, unless_stopped
 from ops.cli.submission import COLUMNS, Asked, Plan, Submission
 from ops.cli.submitstate import Learned, State
-from schemas.topics import REQUESTS, physical_name
+from schemas.topics import REQUESTS, RESULTS, own_results, physical_name
 from schemas.vocabulary import Depth, Lane
 
+RESULTS_TOPIC = "results topic"
 GO_ON = "the same command with --resume goes on"
 
 
@@ -35,6 +37,7 @@ class Job:
     bootstrap: str
     namespace: str
     results_topic: str
+    """Empty: the tenant's own where it has one."""
     depth: Depth
     lane: Lane | None
     request_size: int
@@ -88,7 +91,6 @@ def prepared(job: Job, state: State) -> "Run":
         tenant=state.settings["tenant of the key"],
         key=job.key,
         requests_topic=physical_name(REQUESTS.name, job.namespace),
-        results_topic=job.results_topic,
         request_size=job.request_size,
         total=int(state.settings["total"]),
         depth=job.depth,
@@ -130,9 +132,10 @@ class Run:
     async def _ask(self) -> None:
         job, plan, state = self.job, self.plan, self.state
         async with consumer(job.bootstrap) as reader, producer(job.bootstrap) as writer:
-            await require_topics(reader, plan.requests_topic, plan.results_topic)
-            partitions = await writer.partitions_for(plan.results_topic)
-            positions = await read_from(reader, plan.results_topic, partitions, state.positions())
+            results_topic = await self._results_topic(reader)
+            await require_topics(reader, plan.requests_topic, results_topic)
+            partitions = await writer.partitions_for(results_topic)
+            positions = await read_from(reader, results_topic, partitions, state.positions())
             # Kept before the first request goes out: its answers lie behind these offsets, whenever we read them.
             state.learn(Learned(positions=positions))
             with Meter(plan.total, state.answered()) as meter:
@@ -148,6 +151,19 @@ class Run:
                     meter=meter,
                 )
                 await submission.run()
+
+    async def _results_topic(self, reader: AIOKafkaConsumer) -> str:
+        """The one that was named, else the one that this run read before, else the tenant's own where we see one."""
+        job, known = self.job, self.state.settings.get(RESULTS_TOPIC)
+        if job.results_topic or known:
+            return job.results_topic or known or ""
+        shared, own = (
+            topic.named(job.namespace).name
+            for topic in (RESULTS, own_results(self.state.settings["tenant of the key"]))
+        )
+        found = own if own in await reader.topics() else shared
+        self.state.remember(RESULTS_TOPIC, found)
+        return found
 
     def begun(self) -> list[Asked]:
         """What an earlier run may have sent and what isn't answered in full."""

@@ -82,6 +82,12 @@ class State:
             self._db.execute("BEGIN IMMEDIATE")
             yield
 
+    def remember(self, name: str, value: str) -> None:
+        """Keep one more setting of the run."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
+        self.settings[name] = value
+
     def answered(self) -> int:
         """How many addresses have their answer."""
         (count,) = self._db.execute("SELECT count(*) FROM answers").fetchone()

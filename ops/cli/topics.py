@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ops.cli.acls import command as acls
 from ops.cli.config import load_settings
 from ops.cli.errors import Unfinished
 from ops.cli.kafka import bootstrap_option, silence_client
@@ -89,3 +90,6 @@ def _refuse(too_long: list[str]) -> None:
         raise Unfinished(
             f"{len(too_long)} topics keep records longer than MAILVET_DECISIONS_KEPT: no worker will start"
         )
+
+
+command.add_command(acls)

@@ -6,13 +6,14 @@ import click
 import uvloop
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
+from ops.access.rights import topics_needed
 from ops.cli.collector import settle_collector
 from ops.cli.config import load_settings
 from ops.cli.errors import Unfinished, UserError
 from ops.cli.kafka import bootstrap_option
 from ops.cli.signals import stop_on_signals
 from ops.health import serve
-from streams.app import ROLES, open_worker, topics_of
+from streams.app import ROLES, open_worker
 from streams.group import WorkerFailed
 from streams.kafka import StartupError, check_broker
 from streams.metrics import Metrics
@@ -46,7 +47,7 @@ async def _run(roles: tuple[str, ...], name: str, settings: Settings) -> None:
     disable_created_metrics()  # type: ignore[no-untyped-call]
     metrics = Metrics(CollectorRegistry())
     with stop_on_signals() as stop:
-        await check_broker(settings, topics_of(settings))
+        await check_broker(settings, topics_needed(roles, settings))
         async with (
             open_worker(roles, settings, metrics) as group,
             serve(

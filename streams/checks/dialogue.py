@@ -346,8 +346,10 @@ class Prober:
             dead = self._of(connection, stage, reply, failure=failure, detail=answers.detail)
             self._brake.useless(queue.provider, first.domain, dead)
         again = []
+        spent = answers.ended is None and connection.room == 0
         for position, (job, reply) in enumerate(unanswered):
-            if not progressed or position == 0:
+            # A session that had no more room has done nobody wrong.
+            if not spent and (not progressed or position == 0):
                 job.tries += 1
             hopeless = answers.ended is Ended.TIMEOUT and not progressed
             if job.tries >= MAX_TRIES or hopeless:

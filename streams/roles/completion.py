@@ -13,7 +13,7 @@ from datetime import datetime
 from pydantic import TypeAdapter
 
 from schemas.pipeline import Admitted, Attempt, AttemptEntry, Position, Ticket
-from schemas.result import Evidence, Finding
+from schemas.result import Evidence, Finding, Result, Summary
 from schemas.topics import ADMITTED_BULK, ADMITTED_INTERACTIVE, ATTEMPTS, SETTLEMENTS
 from schemas.vocabulary import VERDICTS, Reason, Stage, Verdict
 from streams.codec import decode, encode
@@ -73,9 +73,12 @@ class Completion:
         row = _row(attempt.ticket)
         progress = self._decide(row, self._load(row), name, record, attempt)
         mine = places(attempt, progress.by.get(name, ()), final=True)
-        outputs = [published(result_of(attempt.ticket, each.position, each.entry)) async for each in breathing(mine)]
+        outputs = [
+            _published(attempt.ticket, result_of(attempt.ticket, each.position, each.entry))
+            async for each in breathing(mine)
+        ]
         if progress.finished_by == name and progress.finished_at is not None:
-            outputs.append(published(summary_of(attempt.ticket, progress, progress.finished_at)))
+            outputs.append(_published(attempt.ticket, summary_of(attempt.ticket, progress, progress.finished_at)))
             settlement = settlement_of(attempt.ticket, progress, progress.finished_at)
             outputs.append(Outgoing(SETTLEMENTS.name, settlement.tenant.encode(), encode(settlement)))
         return outputs
@@ -171,6 +174,10 @@ class Completion:
                 finding = entry.finding.model_copy(update={"next_attempt_at": None})
                 known.update((position.index, finding) for position in entry.positions)
         return known
+
+
+def _published(ticket: Ticket, record: Result | Summary) -> Outgoing:
+    return published(record, ticket.tenant, own_topic=ticket.own_topic)
 
 
 def _nothing_known(now_ms: int) -> Finding:

@@ -74,6 +74,7 @@ class Gate:
         self._ledger = ledger
         self._clock = clock
         self._round = Round(ledger)
+        self._own_topics = frozenset(settings.tenant_topics)
         self._kept_ms = round(settings.decisions_kept.total_seconds() * 1000)
 
     def subscriptions(self) -> tuple[Subscription, ...]:
@@ -139,17 +140,18 @@ class Gate:
         self._write(key.tenant, decided)
         decision = _last(decided).decision
         self._metrics.requests.labels(decision.reason or "admitted").inc()
-        return (_outcome(key.tenant, request, decision),)
+        return (self._outcome(key.tenant, request, decision),)
 
     def _known(self, key: Key, asked: Asked, known: Decision, stamped_ms: int) -> Sequence[Outgoing]:
         """The answer where the request id was decided before."""
         if known.body == asked.body:
             repeated = known.reason is None and known.decided_by != asked.record
-            return () if repeated else (_outcome(key.tenant, asked.request, known),)
+            return () if repeated else (self._outcome(key.tenant, asked.request, known),)
         if asked.refusal is not None:
             # A key that is not served may not even disturb the request that has this id.
             raise Unusable("not_authenticated", f"{asked.refusal.reason}, and the request_id is another request's")
-        return (_rejected(key.key_id, asked.request, asked.uid, CONFLICT, stamped_ms),)
+        rejected = _rejection(key.key_id, asked.request, asked.uid, CONFLICT, stamped_ms)
+        return (published(rejected, key.tenant, own_topic=key.tenant in self._own_topics),)
 
     def _authenticate(self, record: Incoming, request: Request) -> tuple[Key, Proof]:
         """The key and which of its credentials proves it. Raises :class:`Unusable`."""
@@ -188,6 +190,32 @@ class Gate:
             verdict_by_ms=decisions.verdict_by(request, now_ms, self._settings.verdict_by_default),
             refusal=standing(key, proof, _number(record, ARRIVED)),
         )
+
+    def _outcome(self, tenant: str, request: Request, decision: Decision) -> Outgoing:
+        """The record that says what was decided: the same bytes whenever it is asked again."""
+        own_topic = tenant in self._own_topics
+        if decision.reason is not None:
+            refusal = Refusal(decision.reason, decision.message, decision.retry_after_ms)
+            rejected = _rejection(decision.key_id, request, decision.uid, refusal, decision.at_ms)
+            return published(rejected, tenant, own_topic=own_topic)
+        ticket = Ticket(
+            request_uid=decision.uid,
+            request_id=request.request_id,
+            tenant=tenant,
+            key_id=decision.key_id,
+            total=len(request.addresses),
+            depth=request.depth,
+            lane=decision.lane,
+            options=request.options,
+            charged=decision.charged,
+            charged_day=decision.charged_day,
+            quota=decision.quota,
+            own_topic=own_topic,
+            admitted_at=decisions.instant(decision.at_ms),
+            verdict_by=decisions.instant(decision.verdict_by_ms),
+        )
+        admitted = Admitted(ticket=ticket, addresses=request.addresses)
+        return Outgoing(ADMITTED[decision.lane], decision.uid.encode(), encode(admitted))
 
     # -- settlement -------------------------------------------------------------------------------------------------
 
@@ -286,32 +314,8 @@ def _is_open(known: Decision, asked: Asked) -> bool:
     return asked.refusal is None or known.body != asked.body
 
 
-def _outcome(tenant: str, request: Request, decision: Decision) -> Outgoing:
-    """The record that says what was decided: the same bytes whenever it is asked again."""
-    if decision.reason is not None:
-        refusal = Refusal(decision.reason, decision.message, decision.retry_after_ms)
-        return _rejected(decision.key_id, request, decision.uid, refusal, decision.at_ms)
-    ticket = Ticket(
-        request_uid=decision.uid,
-        request_id=request.request_id,
-        tenant=tenant,
-        key_id=decision.key_id,
-        total=len(request.addresses),
-        depth=request.depth,
-        lane=decision.lane,
-        options=request.options,
-        charged=decision.charged,
-        charged_day=decision.charged_day,
-        quota=decision.quota,
-        admitted_at=decisions.instant(decision.at_ms),
-        verdict_by=decisions.instant(decision.verdict_by_ms),
-    )
-    admitted = Admitted(ticket=ticket, addresses=request.addresses)
-    return Outgoing(ADMITTED[decision.lane], decision.uid.encode(), encode(admitted))
-
-
-def _rejected(key_id: str, request: Request, uid: str, refusal: Refusal, at_ms: int) -> Outgoing:
-    rejection = Rejection(
+def _rejection(key_id: str, request: Request, uid: str, refusal: Refusal, at_ms: int) -> Rejection:
+    return Rejection(
         request_uid=uid,
         request_id=request.request_id,
         key_id=key_id,
@@ -322,4 +326,3 @@ def _rejected(key_id: str, request: Request, uid: str, refusal: Refusal, at_ms: 
         retry_after_ms=refusal.retry_after_ms,
         checked_at=decisions.instant(at_ms),
     )
-    return published(rejection)

@@ -2,7 +2,7 @@
 
 from schemas.pipeline import AttemptEntry, Position, Ticket
 from schemas.result import Rejection, Result, Summary
-from schemas.topics import RESULTS
+from schemas.topics import RESULTS, own_results
 from streams.codec import encode
 from streams.records import Outgoing
 
@@ -10,9 +10,13 @@ KIND = "mailvet-kind"
 """Header of every record on a results topic: ``result``, ``rejection`` or ``summary``."""
 
 
-def published(record: Result | Rejection | Summary) -> Outgoing:
-    """The record on its way to the client."""
-    return Outgoing(RESULTS.name, record.request_uid.encode(), encode(record), ((KIND, record.kind.encode()),))
+def published(record: Result | Rejection | Summary, tenant: str, *, own_topic: bool) -> Outgoing:
+    """The record on its way to the client: to the tenant's own topic or to the shared one, never both.
+
+    The gate decides which, once a request: what answers it then stands in one topic, whatever settings others have.
+    """
+    topic = own_results(tenant) if own_topic else RESULTS
+    return Outgoing(topic.name, record.request_uid.encode(), encode(record), ((KIND, record.kind.encode()),))
 
 
 def result_of(ticket: Ticket, position: Position, entry: AttemptEntry) -> Result:

@@ -8,8 +8,10 @@ from pathlib import Path
 from ops.bench.contest import Contestant, run, running_sink
 from ops.bench.lists import LISTS, exists
 from ops.bench.pools import compare
+from ops.bench.postfix import measure_on_postfix
 from ops.bench.run import tarpits
 from ops.bench.sink import SinkConfig
+from ops.mta.postfix import Postfix
 
 
 def test_the_command_measures_a_list_and_writes_a_page(tmp_path: Path) -> None:
@@ -47,3 +49,11 @@ def test_tarpits_hold_a_session_each() -> None:
     seen = tarpits(20, deadline_s=2.0)
     # The impossible recipient of each domain rides in the same write.
     assert (seen.sink["connections"], seen.sink["recipients"], seen.right) == (20, 40, 0)
+
+
+def test_list_b_on_real_postfix_is_right_over_few_connections(start_mta) -> None:
+    start_mta(Postfix).stop()  # it is to be had
+    runs = measure_on_postfix([], 0.1, 0.01, lambda _: None, sweep=(2000,))
+    assert [each.right_share for each in runs.measures] == [1.0, 1.0]
+    assert all(each.sink["refused"] >= each.addresses / 2 for each in runs.measures)
+    assert all(each.sink["connections"] < each.sink["recipients"] / 5 for each in runs.measures)

@@ -137,6 +137,8 @@ class AsyncSMTPConnection:
             raise LocalProtocolError("another ask is under way on this session")
         if smtputf8 and not link.capabilities.smtputf8:
             raise LocalProtocolError("the server does not offer SMTPUTF8")
+        if not (self.alive() and self.room):
+            return self._nothing(len(recipients))
         exchange = Exchange(
             self.session,
             self._identity.mail_from,
@@ -147,8 +149,8 @@ class AsyncSMTPConnection:
             smtputf8=smtputf8,
             fresh=fresh,
         )
-        if not (self.alive() and self.room):
-            return self._nothing(len(recipients))
+        if not exchange.planned:
+            return Answers(None, (None,) * len(recipients), None, "a new transaction needs a RSET, and none is left")
         if not await self._paced(exchange.planned, deadline):
             return Answers(None, (None,) * len(recipients), None, "the provider may not be asked so much in time")
         self._first_s = None

@@ -43,6 +43,9 @@ _TICK_S = 0.1
 _WARM_S = 1.0
 """How long a place that is kept warm stays empty before it is filled again."""
 
+_EARLY_S = 0.002
+"""A deadline so near is over: uvloop's timers have whole milliseconds, and may ring before their time."""
+
 _CHECKS = 20
 """Health checks under way at a time."""
 
@@ -392,7 +395,7 @@ class AsyncSMTPPool:
     ) -> AsyncLink:
         attempts: list[DialAttempt] = []
         for host in hosts:
-            if attempts and self._clock() >= deadline:
+            if attempts and self._clock() >= deadline - _EARLY_S:
                 break
             if (spared := self._spared(account, host)) is not None:
                 self._recorder.count("dials_spared")
@@ -474,7 +477,7 @@ class AsyncSMTPPool:
         self._notice(account, Kind.DIAL, outcome, attempt.host, now - since)
         self._tell_of_way(account, attempt, now, deadline)
         # A caller in a hurry proves nothing about the host, nor does what this machine lacks.
-        if attempt.local or (attempt.failure is DialFailure.TIMEOUT and now >= deadline):
+        if attempt.local or (attempt.failure is DialFailure.TIMEOUT and now >= deadline - _EARLY_S):
             health.abandoned(attempt.host)
             return
         health.window.add(now, failed=True)

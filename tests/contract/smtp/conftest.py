@@ -4,7 +4,8 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +16,12 @@ from streams.smtp.hosts import Host
 from streams.smtp.identity import Identity
 from streams.smtp.policy import PolicyBook, ProviderPolicy
 from streams.smtp.ways import Way
+from tests.contract.smtp.mail_hosts import MailHost, of_real, of_world, real_host, world_of
 from tests.contract.smtp.smtp_scripts import MailServer, certificate
 
 IDENTITY = Identity("probe.test", "postmaster@probe.test")
 Serve = Callable[..., Awaitable[MailServer]]
+OpenHost = Callable[..., Awaitable[MailHost]]
 
 
 class ThreadedConnection:
@@ -117,8 +120,28 @@ async def serve() -> AsyncIterator[Serve]:
 
 
 @pytest.fixture(scope="session")
-def server_tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    return certificate(tmp_path_factory.mktemp("tls"))
+def tls_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tls")
+
+
+@pytest.fixture(scope="session")
+def server_tls(tls_folder: Path) -> ssl.SSLContext:
+    return certificate(tls_folder)
+
+
+@pytest.fixture(params=["world", "postfix", "exim"])
+async def open_host(
+    request: pytest.FixtureRequest, start_mta: Callable[..., Any], server_tls: ssl.SSLContext, tls_folder: Path
+) -> AsyncIterator[OpenHost]:
+    """Starts a host of each kind, with one of :data:`LIMITS` if it is named."""
+    async with AsyncExitStack() as running:
+
+        async def start(limit: str = "") -> MailHost:
+            if request.param == "world":
+                return of_world(await running.enter_async_context(world_of(limit)))
+            return of_real(start_mta(lambda: real_host(request.param, limit, tls_folder / "mx.pem")))
+
+        yield start
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -26,20 +26,23 @@ class MailServer:
     banner: bytes = b"220 mx.test ESMTP\r\n"
     ehlo: bytes = EHLO
     tls: ssl.SSLContext | None = None
+    trickle: bool = False
+    """Every byte is a write of its own."""
     heard: list[str] = field(default_factory=list)
     reads: list[bytes] = field(default_factory=list)
     peers: list[str] = field(default_factory=list)
     connections: int = 0
     gone: int = 0
+    address: str = "127.0.0.1"
     port: int = 0
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     @property
     def host(self) -> Host:
-        return Host("mx.test", "127.0.0.1", self.port)
+        return Host("mx.test", self.address, self.port)
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, self.address, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -88,8 +91,12 @@ class MailServer:
 
     async def _say(self, writer: asyncio.StreamWriter, text: bytes) -> bool:
         """False when that was the last word."""
-        writer.write(text.removesuffix(b"!"))
-        await writer.drain()
+        words = text.removesuffix(b"!")
+        for piece in (bytes([byte]) for byte in words) if self.trickle else (words,):
+            writer.write(piece)
+            await writer.drain()
+            if self.trickle:
+                await asyncio.sleep(0)
         return not text.endswith(b"!")
 
 

@@ -160,6 +160,23 @@ async def test_too_many_recipients_is_learned(make_pool, serve):
     ]
 
 
+async def test_who_needs_a_reset_that_is_not_left_is_unanswered_and_nothing_has_ended(make_pool, serve):
+    server = await serve()
+    pool = make_pool(domains_per_transaction=1, nonmail_budget=1)
+    async with pool.lease("p", [server.host], timeout=10) as connection:
+        answers = await connection.ask(["a@x.test", "b@y.test", "c@z.test"])
+        assert (codes(answers), answers.ended) == ([250, 250, None], None)
+        assert connection.room == 0
+    async with pool.lease("p", [server.host], timeout=10) as connection:
+        await connection.ask(["a@x.test", "b@y.test"])
+        assert connection.room > 0, "another one of y.test would have its place"
+        answers = await connection.ask(["c@z.test"])
+        assert (codes(answers), answers.ended) == ([None], None)
+        assert "RSET" in answers.detail
+        assert connection.room == 0
+    assert pool.snapshot().counters["broken"] == 0
+
+
 # What goes wrong in mid-dialogue
 
 

@@ -9,6 +9,7 @@ from ops.bench.limits import limit_rate
 from ops.bench.lists import LISTS
 from ops.bench.page import Goal, document, goals, table
 from ops.bench.pools import PoolRates
+from ops.bench.postfix import PostfixRuns
 from ops.bench.run import Plan, Report
 
 
@@ -42,6 +43,24 @@ def test_goals_are_reached_missed_or_not_measured() -> None:
     assert outcomes["addresses/s on list Z, by the better peer's"] == "not measured"
     assert outcomes["synchronous pool, 32 threads, by the asynchronous one"] == "**missed**"
     assert Goal("x", "-", 4, 8, 8.0, at_most=False).outcome == "aim reached"
+
+
+def test_postfix_is_judged_by_right_verdicts() -> None:
+    made = report()
+    late = {"late_replies": 7}
+    hasty = Measure("reacher", "B on Postfix", 2000, 2000, 100, 1.0, 0.3, 60.0, late)
+    steady = Measure("aftership", "B on Postfix", 100, 2000, 2000, 20.0, 0.3, 60.0, late)
+    mine = Measure("mailvet, 4 sessions", "B on Postfix", 2000, 2000, 2000, 8.0, 0.3, 60.0, late)
+    made.postfix = PostfixRuns({4: mine}, [hasty, steady])
+    assert made.postfix.ratio(4) == pytest.approx(2.5)
+    assert made.postfix.ratio(20) is None
+    outcomes = {goal.what: goal.outcome for goal in goals(made)}
+    assert outcomes["list B on real Postfix, 4 sessions a provider, by the better peer's"] == "must reached"
+    assert outcomes["list B on real Postfix, 20 sessions a provider, by the better peer's"] == "not measured"
+    assert "| B on Postfix | mailvet, 4 sessions | 2,000 | 250 |" in table(made)
+    assert "held back for a second, reacher: 7." in document(made, "mailvet bench engine --postfix")
+    assert "real Postfix with its default limits" in document(made, "mailvet bench engine --postfix")
+    assert made.as_dict()["postfix"]["ratios"] == {4: pytest.approx(2.5)}
 
 
 def test_the_page_says_how_it_was_made_and_every_run() -> None:

@@ -43,3 +43,13 @@ def test_without_its_wheel_the_embedded_broker_says_what_to_install(monkeypatch:
     monkeypatch.setattr(embedded, "_PACKAGE", "no_such_package")
     with pytest.raises(BrokerMissing, match="pip install 'mailvet"):
         embedded.Embedded()
+
+
+def test_a_secured_broker_lets_nobody_in_by_the_clients_door_without_a_password(tmp_path: Path) -> None:
+    secured = kafka.Secured(19092, tmp_path / "broker.pem")
+    said = dict(line.split("=", 1) for line in kafka.properties(1, 2, tmp_path, secured).splitlines() if "=" in line)
+    assert said["listeners"].endswith(",CLIENTS://127.0.0.1:19092")
+    assert said["listener.security.protocol.map"].endswith(",CLIENTS:SASL_SSL")
+    assert said["allow.everyone.if.no.acl.found"] == "false"
+    assert secured.password not in repr(secured)
+    assert "CLIENTS" not in kafka.properties(1, 2, tmp_path)

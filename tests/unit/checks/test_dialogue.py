@@ -222,6 +222,26 @@ async def test_only_the_first_unanswered_is_blamed_when_others_were_answered() -
     assert probes[2].reply == OK
 
 
+async def test_a_session_that_has_no_room_any_more_is_nobodys_try() -> None:
+    class Spent(FakeConnection):
+        async def ask(self, recipients: Sequence[str], *, smtputf8: bool = False) -> Answers:
+            answers = await super().ask(recipients, smtputf8=smtputf8)
+            self.room = 0
+            return answers
+
+    class Pool(FakePool):
+        @asynccontextmanager
+        async def lease(
+            self, provider: str, hosts: Sequence[Host], *, timeout: float, source: str
+        ) -> AsyncIterator[FakeConnection]:
+            async with super().lease(provider, hosts, timeout=timeout, source=source):
+                yield Spent(self, hosts[0], provider)
+
+    pool = Pool(script=[said([None])] * 5)
+    [probe] = await ask(pool, "user@a.test", catch_all_probe=False)
+    assert (probe.reply, pool.leases) == (OK, 6)
+
+
 async def test_silence_without_a_word_is_not_waited_for_twice() -> None:
     pool = FakePool(script=[said([None, None], Ended.TIMEOUT)])
     [probe] = await ask(pool, "user@a.test")

@@ -22,6 +22,7 @@ from ops.cli.keyfile import BearerKey
 from ops.cli.main import run as run_cli
 from ops.cli.progress import Meter, Rate
 from ops.cli.submission import Asked, Plan, Submission, Throttle, cells_of
+from ops.cli.submitrun import Run
 from ops.cli.submitstate import Learned, Sent, State
 from schemas.request import MAX_REQUEST_BYTES, Request, request_uid
 from schemas.result import Evidence, Flags, Rejection, Result, Summary
@@ -228,7 +229,7 @@ def test_a_state_that_was_never_written_is_named(tmp_path: Path) -> None:
 
 
 def plan(total: int = 4, size: int = 2) -> Plan:
-    return Plan("run", "acme", BearerKey(KEY), "requests", "results", size, total, Depth.DNS)
+    return Plan("run", "acme", BearerKey(KEY), "requests", size, total, Depth.DNS)
 
 
 def test_request_ids_are_the_same_each_time_and_differ_for_each_range_and_generation() -> None:
@@ -236,6 +237,37 @@ def test_request_ids_are_the_same_each_time_and_differ_for_each_range_and_genera
     assert plan(5).request_id(0, 3) == "run-0-1.3"
     ids = {plan(500).request_id(number, generation) for number in range(250) for generation in range(3)}
     assert len(ids) == 750
+
+
+class Reader:
+    """A consumer that sees these topics."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = set(names)
+
+    async def topics(self) -> set[str]:
+        return self.names
+
+
+def results_topic(state: State, reader: Reader, named: str = "") -> str:
+    job: Any = SimpleNamespace(results_topic=named, namespace="eu")
+    return asyncio.run(Run(job, plan(), state)._results_topic(reader))
+
+
+def test_results_are_read_from_the_tenants_own_topic_where_there_is_one_and_a_run_stays_with_it(tmp_path: Path) -> None:
+    shared, own = "eu.mailvet.results.v1", "eu.mailvet.results.acme.v1"
+    state = State(tmp_path / "state", {"tenant of the key": "acme"})
+    assert results_topic(state, Reader(shared, "eu.mailvet.results.globex.v1")) == shared
+    # It was created while the run was interrupted: the offsets that were kept are the other topic's.
+    assert results_topic(state, Reader(shared, own)) == shared
+    state.close()
+    again = State(tmp_path / "state")
+    assert again.settings["results topic"] == shared
+    again.close()
+    anew = State(tmp_path / "state", {"tenant of the key": "acme"})
+    assert results_topic(anew, Reader(), named="chosen") == "chosen"
+    assert results_topic(anew, Reader(shared, own)) == own
+    anew.close()
 
 
 def test_the_key_is_not_shown_with_the_plan() -> None:

@@ -274,3 +274,11 @@ def test_completion_reads_requests_and_attempts_and_refuses_anything_else() -> N
         world.read(world.log.append(b"{}"))
     with pytest.raises(Unusable, match="not_json"):
         run(world.role.admitted(world.log.append(b"x")))
+
+
+@pytest.mark.parametrize(("own", "topic"), [(True, "mailvet.results.acme.v1"), (False, RESULTS.name)])
+def test_answers_go_where_the_gate_has_said(own: bool, topic: str) -> None:
+    world = World(1, own_topic=own)
+    world.admit()
+    outputs = world.attempt(entry(ACCEPTED, 0))
+    assert [output.topic for output in outputs] == [topic, topic, SETTLEMENTS.name]

@@ -515,3 +515,22 @@ def test_the_gate_reads_both_lanes() -> None:
         "mailvet.settlements.v1",
         "mailvet.key-commands.v1",
     ]
+
+
+# -- a tenant's own topic --------------------------------------------------------------------------------------
+
+
+def reason_in(output: Outgoing) -> str:
+    return str(orjson.loads(output.value)["reason"])
+
+
+@pytest.mark.parametrize(("tenants", "own"), [((), False), (("globex",), False), (("globex", "acme"), True)])
+def test_where_answers_go_is_decided_here_and_never_both(tenants: tuple[str, ...], own: bool) -> None:
+    world = World(tenant_topics=tenants, dev_in_flight=1)
+    [admitted] = world.ask("r1")
+    assert orjson.loads(admitted.value)["ticket"].get("own_topic", False) is own
+    [repeated] = world.ask("r1", addresses=["a@x", "b@x"])
+    [refused] = world.ask("r2", addresses=["a@x", "b@x"])
+    assert [reason_in(each) for each in (repeated, refused)] == ["request_id_conflict", "too_large"]
+    expected = "mailvet.results.acme.v1" if own else RESULTS.name
+    assert {repeated.topic, refused.topic} == {expected}

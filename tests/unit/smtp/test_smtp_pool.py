@@ -7,8 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.vocabulary import Stage
 from streams.smtp._async.connection import AsyncSMTPConnection
-from streams.smtp.errors import ConnectFailed, LocalProtocolError, PoolClosed, PoolTimeout, SMTPError
+from streams.smtp.errors import (
+    ConnectFailed,
+    DialAttempt,
+    DialFailed,
+    DialFailure,
+    LocalProtocolError,
+    PoolClosed,
+    PoolTimeout,
+    SMTPError,
+)
 from streams.smtp.exchange import Capabilities
 from streams.smtp.lifecycle import Life, Recorder
 from streams.smtp.policy import Learned, ProviderPolicy, StartTLS
@@ -340,6 +350,27 @@ def test_an_open_provider_breaker_fails_fast_and_heals():
         async with pool.lease("p", HOSTS, timeout=5):
             assert pool.snapshot().providers["p"].breaker == "closed"
         await pool.close()
+
+    run(main())
+
+
+def test_a_timer_that_rings_a_moment_early_is_the_deadline_all_the_same():
+    async def main():
+        net = FakeNet()
+
+        async def ring(host):
+            await asyncio.sleep(0.999)
+            raise DialFailed(DialAttempt(host, Stage.CONNECT, failure=DialFailure.TIMEOUT))
+
+        net.before = ring
+        pool = pool_on(net, breaker_failures=1)
+        with pytest.raises(ConnectFailed) as failed:
+            async with pool.lease("p", HOSTS, timeout=1.0):
+                pass
+        assert len(failed.value.attempts) == 1
+        net.before = None
+        async with pool.lease("p", HOSTS, timeout=1.0) as connection:
+            assert connection.host == HOSTS[0], "it was not blamed"
 
     run(main())
 

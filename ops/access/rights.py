@@ -1,0 +1,142 @@
+"""What each role reads and writes, and who else comes to the broker: the one table behind ACLs and docs/access.md.
+
+A role that is given another topic is given it here too: tests compare with what roles subscribe to, and on the real
+broker with what they write.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from schemas.topics import (
+    ADMISSIONS_BULK,
+    ADMISSIONS_INTERACTIVE,
+    ADMITTED_BULK,
+    ADMITTED_INTERACTIVE,
+    ATTEMPTS,
+    DEADLETTERS,
+    PREFIX,
+    REQUESTS,
+    RESULTS,
+    RETRIES_5M,
+    RETRIES_15M,
+    RETRIES_60M,
+    SETTLEMENTS,
+    TASKS_BULK,
+    TASKS_INTERACTIVE,
+    TIERS,
+    TOPICS,
+    Topic,
+    own_results,
+)
+from streams.settings import Settings
+from streams.tables import TABLES, TableDeclaration, app_id
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Of one role. Whoever writes :data:`RESULTS` writes the tenants' own results topics too."""
+
+    reads: tuple[Topic, ...]
+    writes: tuple[Topic, ...]
+    apps: tuple[str, ...]
+    """Each is a consumer group (:func:`streams.tables.app_id`)."""
+    tables: tuple[TableDeclaration, ...] = ()
+    """Their changelogs are read and written."""
+
+    def __or__(self, other: "Rights") -> "Rights":
+        return Rights(
+            _once(*self.reads, *other.reads),
+            _once(*self.writes, *other.writes),
+            (*self.apps, *other.apps),
+            (*self.tables, *other.tables),
+        )
+
+
+def _once(*topics: Topic) -> tuple[Topic, ...]:
+    return tuple({topic.name: topic for topic in topics}.values())
+
+
+def _if_declared(*names: str) -> tuple[Topic, ...]:
+    """Those of these topics that this version has."""
+    return tuple(topic for topic in TOPICS if topic.name.removeprefix(PREFIX) in names)
+
+
+def _tables(role: str) -> tuple[TableDeclaration, ...]:
+    return tuple(table for table in TABLES if table.role == role)
+
+
+KEY_COMMANDS: Final = _if_declared("key-commands.v1")
+KEY_EVENTS: Final = _if_declared("key-events.v1")
+ADMISSIONS: Final = (ADMISSIONS_INTERACTIVE, ADMISSIONS_BULK)
+ADMITTED: Final = (ADMITTED_INTERACTIVE, ADMITTED_BULK)
+TASKS: Final = (TASKS_INTERACTIVE, TASKS_BULK)
+RETRIES: Final = (RETRIES_5M, RETRIES_15M, RETRIES_60M)
+
+ROLES: Final[Mapping[str, Rights]] = {
+    "gate": Rights(
+        reads=(REQUESTS, *ADMISSIONS, SETTLEMENTS, *KEY_COMMANDS),
+        writes=(*ADMISSIONS, *ADMITTED, RESULTS, DEADLETTERS, *KEY_EVENTS),
+        apps=("gate",),
+        tables=_tables("gate"),
+    ),
+    "route": Rights(
+        reads=ADMITTED,
+        writes=(*TASKS, ATTEMPTS, DEADLETTERS),
+        apps=("route-interactive", "route-bulk"),
+    ),
+    # A provider that has changed meanwhile gets the task handed on.
+    "probe": Rights(
+        reads=TASKS,
+        writes=(*TASKS, *RETRIES, ATTEMPTS, DEADLETTERS),
+        apps=("probe-interactive", "probe-bulk"),
+    ),
+    "retry": Rights(
+        reads=RETRIES,
+        writes=(*TASKS, DEADLETTERS),
+        apps=tuple(f"retry-{tier.name.split('.')[2]}" for tier in TIERS),
+    ),
+    # Answers that are overdue go through the log too.
+    "completion": Rights(
+        reads=(*ADMITTED, ATTEMPTS),
+        writes=(ATTEMPTS, RESULTS, SETTLEMENTS, DEADLETTERS),
+        apps=("completion",),
+        tables=_tables("completion"),
+    ),
+}
+
+OPERATOR_READS: Final = (DEADLETTERS, *KEY_EVENTS)
+
+OPERATOR_TABLES: Final = tuple(table for table in TABLES if table.name == "keys")
+"""Their changelogs are read, by `mailvet keys list` and `show`: public keys and digests, no address."""
+
+OPERATOR_WRITES: Final = _once(
+    *(topic for rights in ROLES.values() for topic in rights.reads), DEADLETTERS, *KEY_COMMANDS
+)
+"""A dead letter goes back to the topic that it was read from, and beside it stands that it did."""
+
+
+def of_roles(roles: Iterable[str]) -> Rights:
+    """What a process with these roles may do."""
+    rights = Rights((), (), ())
+    for role in roles:
+        rights |= ROLES[role]
+    return rights
+
+
+def written(rights: Rights, settings: Settings) -> tuple[Topic, ...]:
+    """The topics that are written, the tenants' own among them."""
+    own = map(own_results, settings.tenant_topics) if RESULTS in rights.writes else ()
+    return _once(*rights.writes, *own)
+
+
+def topics_needed(roles: Iterable[str], settings: Settings) -> tuple[Topic, ...]:
+    """The topics of a process with these roles, under their names on the broker, changelogs included."""
+    rights = of_roles(roles)
+    named = (topic.named(settings.namespace) for topic in (*rights.reads, *written(rights, settings)))
+    return _once(*named, *(table.changelog(settings.namespace) for table in rights.tables))
+
+
+def groups(rights: Rights, settings: Settings) -> tuple[str, ...]:
+    """The consumer groups, under their names on the broker."""
+    return tuple(app_id(app, settings.namespace) for app in rights.apps)
