@@ -7,7 +7,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 SCHEMA_VERSION = 1
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """A validator: no control characters, no line ends."""
     if not text.isprintable():
         raise ValueError("must hold printable characters only")
     return text
@@ -16,7 +17,13 @@ def _printable(text: str) -> str:
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """A tenant, key id or the like: safe in a topic name, a metric label and a file name."""
 
-RequestId = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_printable)]
+KEY_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}"
+"""Tenants that have keys, and the keys: no underscore, which joins the two in a key id and in a bearer key."""
+
+KeyName = Annotated[str, StringConstraints(pattern=rf"^{KEY_NAME_PATTERN}$", max_length=64)]
+"""A tenant or a key, as it may stand in a key id (:data:`KEY_NAME_PATTERN`)."""
+
+RequestId = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(printable)]
 """The client's own name for a request: 1 to 128 printable characters."""
 
 Uid = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from schemas.keys import Command, KeyEvent, KeyRecord, TenantRecord
 from schemas.pipeline import Admitted, Attempt, DeadLetter, Replayed, Settlement, Task
 from schemas.request import Request
 from schemas.result import Output, Rejection, Result, Summary
@@ -29,6 +30,10 @@ RECORDS: Mapping[str, tuple[Any, Literal["validation", "serialization"]]] = {
     "summary": (Summary, "serialization"),
     "output": (Output, "serialization"),
     "settlement": (Settlement, "serialization"),
+    "key_command": (Command, "validation"),
+    "key_event": (KeyEvent, "serialization"),
+    "key_record": (KeyRecord, "serialization"),
+    "tenant_record": (TenantRecord, "serialization"),
     "dead_letter": (DeadLetter, "serialization"),
     "replayed": (Replayed, "serialization"),
 }

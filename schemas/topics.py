@@ -7,6 +7,7 @@ from typing import Literal
 PREFIX = "mailvet."
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
+FOR_EVER = -1
 
 SEGMENT_MS = 6 * HOUR_MS
 """Kafka deletes whole segments, so a record lives this much longer than its topic's retention; 7 days by default."""
@@ -92,6 +93,8 @@ RETRIES_60M = Topic(PREFIX + "retries.60m.v1", "provider#shard", "Task", 3 * DAY
 ATTEMPTS = Topic(PREFIX + "attempts.v1", "request_uid", "Attempt", 3 * DAY_MS)
 RESULTS = Topic(PREFIX + "results.v1", "request_uid", "Result | Rejection | Summary", 7 * DAY_MS)
 SETTLEMENTS = Topic(PREFIX + "settlements.v1", "tenant", "Settlement", 3 * DAY_MS)
+KEY_COMMANDS = Topic(PREFIX + "key-commands.v1", "tenant", "Command", FOR_EVER, max_message_bytes=64 * 1024)
+KEY_EVENTS = Topic(PREFIX + "key-events.v1", "tenant", "KeyEvent", FOR_EVER)
 DEADLETTERS = Topic(PREFIX + "deadletters.v1", "original key", "raw bytes", 28 * DAY_MS)
 
 TOPICS = (
@@ -108,10 +111,15 @@ TOPICS = (
     ATTEMPTS,
     RESULTS,
     SETTLEMENTS,
+    KEY_COMMANDS,
+    KEY_EVENTS,
     DEADLETTERS,
 )
-LEADING = tuple(topic for topic in TOPICS if topic not in (RESULTS, DEADLETTERS))
-"""Those whose records lead to rows of tables: a row has to outlive the record, lest a repeat is taken for new."""
+LEADING = tuple(topic for topic in TOPICS if topic not in (RESULTS, DEADLETTERS, KEY_COMMANDS, KEY_EVENTS))
+"""Those whose records lead to rows of tables: a row has to outlive the record, lest a repeat is taken for new.
+
+Commands on keys are kept for good: of them a tenant's rows tell a repeat by its time (:mod:`streams.roles.keyring`).
+"""
 
 TIERS = (RETRIES_5M, RETRIES_15M, RETRIES_60M)
 """The retry tiers, shortest delay first."""

@@ -25,6 +25,7 @@ from streams.progress import ProgressWatch, Watched
 from streams.records import Outgoing
 from streams.roles.completion import Completion
 from streams.roles.gate import Gate
+from streams.roles.keyring import Keyring
 from streams.roles.probe import Probing
 from streams.roles.retry import RetryService
 from streams.roles.route import Route
@@ -99,9 +100,11 @@ class _Parts:
 
     def _gate(self, _: Producer) -> None:
         app = self._engine("gate")
-        gate = Gate(self.settings, self.metrics, ConfiguredKey(self.settings), self._table(app, "ledger"), now_ms)
+        configured, kept = ConfiguredKey(self.settings), self.settings.decisions_kept
+        keyring = Keyring(self.metrics, self._table(app, "keys"), configured, kept)
+        gate = Gate(self.settings, self.metrics, keyring, self._table(app, "ledger"), now_ms)
         self._bindings.append((app, "gate", gate.subscriptions()))
-        self._chores.append((app, (_quiet(gate.expire),)))
+        self._chores.append((app, (_quiet(gate.expire), _quiet(keyring.expire))))
 
     def _route(self, _: Producer) -> None:
         core = self._core()

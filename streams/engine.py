@@ -10,6 +10,7 @@ import atexit
 import logging
 import shutil
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,6 @@ from faust.tables.manager import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from schemas.topics import Topic
 from streams.delivery import Delivery, OrderedAcks, Producer
 from streams.delivery.producer import LINGER_MS, MAX_BATCH_BYTES, MAX_RECORD_BYTES
 from streams.kafka import StartupError, faust_options
@@ -62,6 +62,8 @@ class Engine(faust.App):
     """Where each source partition is read from since it was assigned, as far as the broker could be asked."""
     queues: dict[str, "asyncio.Queue[Any]"]
     """What waits for them, by the same names."""
+    urgent: set[str]
+    """Topics on the broker that are read before the others."""
 
     _assignments: int = 0
     """The rebalance that the partitions of now come from, by its number."""
@@ -147,6 +149,17 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = cast(Engine, self.app).mailvet.fetch_wait_ms
         return consumer
+
+    async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
+        # aiokafka gives what it has fetched partition by partition, each to its end, a megabyte of them.
+        put_first(consumer._fetcher._records, cast(Engine, self.app).urgent)
+        return await super()._fetch_records(consumer, *args, **kwargs)
+
+
+def put_first(fetched: "OrderedDict[TP, Any]", urgent: Set[str]) -> None:
+    """Put the partitions of these topics before all others."""
+    for tp in [tp for tp in fetched if tp.topic in urgent]:
+        fetched.move_to_end(tp, last=False)
 
 
 class _Flow:
@@ -276,7 +289,7 @@ def engine(role: str, settings: Settings) -> Engine:
     app.mailvet = settings
     app.settled = asyncio.Event()
     app.drain_s = settings.drain_s
-    app.deliveries, app.starts, app.queues = {}, {}, {}
+    app.deliveries, app.starts, app.queues, app.urgent = {}, {}, {}, set()
     app.finalize()
     return app
 
@@ -331,7 +344,7 @@ def subscribe(
             dead_letter_limit=app.mailvet.dead_letter_limit,
             acks=acks,
         )
-        _bind(app, subscription.topic, delivery)
+        _bind(app, subscription, delivery)
 
 
 def _starts(app: Engine, topic: Topic) -> Callable[[int], int | None]:
@@ -350,7 +363,8 @@ def _holds(app: Engine, topic: Topic) -> Callable[[int, bool], None]:
     return hold
 
 
-def _bind(app: Engine, topic: Topic, delivery: Delivery) -> None:
+def _bind(app: Engine, subscription: Subscription, delivery: Delivery) -> None:
+    topic = subscription.topic
     source = app.topic(
         topic.named(app.mailvet.namespace).name,
         key_type=bytes,
@@ -369,5 +383,7 @@ def _bind(app: Engine, topic: Topic, delivery: Delivery) -> None:
         delivery.forget()
 
     app.deliveries[source.get_topic_name()] = delivery
+    if subscription.urgent:
+        app.urgent.add(source.get_topic_name())
     app.agent(source, name=topic.name)(agent)
     app.on_partitions_assigned.connect(forget, weak=False)

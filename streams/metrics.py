@@ -58,6 +58,12 @@ class Metrics:
 
         # Requests and verdicts: what clients see
         self.requests = counter("requests", "Decisions of admission: admitted, or the reason of a refusal.", "decision")
+        self.authentications = counter(
+            "authentications", "Credentials that were checked, by kind: accepted or refused.", "kind", "outcome"
+        )
+        self.key_commands = counter(
+            "key_commands", "Commands on keys: applied, unchanged, or why refused.", "command", "outcome"
+        )
         self.verdicts = counter("verdicts", "Verdicts published, one an address.", "verdict", "reason")
         self.request_seconds = histogram("request_seconds", "From admission to the summary of a request.", "lane")
         self.address_seconds = histogram("address_seconds", "From admission to the verdict on an address.", "lane")

@@ -19,6 +19,8 @@ class Incoming:
     headers: Mapping[str, bytes] = field(default_factory=lambda: NO_HEADERS)
     repeated: frozenset[str] = frozenset()
     timestamp_ms: int = 0
+    broker_time: bool = False
+    """The timestamp is the broker's (LogAppendTime): whoever wrote the record had no say in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from schemas.signing import DEFAULT_AUDIENCE
 from schemas.topics import own_results
 from schemas.vocabulary import Reason
 
@@ -93,6 +94,16 @@ class Settings(BaseSettings):
     )
 
     # Gate
+    audience: str = Field(
+        default=DEFAULT_AUDIENCE,
+        pattern=r"^[ -~]{1,128}$",
+        description="This installation's name in signatures: what was signed for another one is refused here.",
+    )
+    replay_window_s: PositiveFloat = Field(
+        default=300.0,
+        description="How far the time in a signature and the arrival of its request may lie apart, in seconds.",
+    )
+    bearer_keys: bool = Field(default=True, description="Off: requests with a bearer key are dead letters.")
     tenant_topics: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="TENANT,...: whose answers go to a results topic of their own, never to the shared one.",

@@ -11,7 +11,7 @@ import faust
 from aiokafka.partitioner import murmur2
 from faust.types import FutureMessage
 
-from schemas.topics import ADMISSIONS_BULK, ATTEMPTS, Topic
+from schemas.topics import ADMISSIONS_BULK, ATTEMPTS, KEY_COMMANDS, Topic
 from streams.settings import Settings
 
 
@@ -40,6 +40,7 @@ class TableDeclaration:
 TABLES = (
     # Accounts and decisions in one: their changes reach the changelog in the order in which they were made.
     TableDeclaration("gate", "ledger", ADMISSIONS_BULK),
+    TableDeclaration("gate", "keys", KEY_COMMANDS),
     TableDeclaration("completion", "requests", ATTEMPTS),
     TableDeclaration("completion", "progress", ATTEMPTS),
 )

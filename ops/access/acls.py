@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ops.access.rights import (
     OPERATOR_READS,
+    OPERATOR_TABLES,
     OPERATOR_WRITES,
     ROLES,
     Rights,
@@ -105,6 +106,7 @@ def _operator(settings: Settings) -> Iterator[Grant]:
     for operation in ("CREATE", "ALTER", "ALTER_CONFIGS"):
         yield from _on_topics(user, operation, topics_of(settings))
     yield from _on_topics(user, "READ", _named(OPERATOR_READS, settings))
+    yield from _on_topics(user, "READ", [table.changelog(settings.namespace) for table in OPERATOR_TABLES])
     yield from _on_topics(user, "WRITE", _named(OPERATOR_WRITES, settings))
     for group in groups(of_roles(ROLES), settings):
         yield Grant(user, "GROUP", group, "DESCRIBE")

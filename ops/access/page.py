@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from ops.access.acls import OPERATOR, group_prefix, user_name
-from ops.access.rights import OPERATOR_READS, OPERATOR_WRITES, ROLES, groups, written
+from ops.access.rights import OPERATOR_READS, OPERATOR_TABLES, OPERATOR_WRITES, ROLES, groups, written
 from schemas.topics import PREFIX, REQUESTS, Topic, own_results
 from streams.settings import Settings
 
@@ -28,7 +28,8 @@ def _rows() -> Iterator[str]:
         besides = f"reads and writes {logs}" if logs else ""
         named = ", ".join(f"`{group}`" for group in groups(rights, settings))
         yield _row(role, rights.reads, written(rights, settings), named, besides)
-    besides = "creates and alters every topic; sees how far each role's groups are"
+    logs = ", ".join(f"`{table.changelog().name}`" for table in OPERATOR_TABLES)
+    besides = f"reads {logs}; creates and alters every topic; sees how far each role's groups are"
     yield _row(OPERATOR, OPERATOR_READS, OPERATOR_WRITES, "", besides)
     prefix = f"those that begin with `{group_prefix(TENANT, '')}`"
     yield _row(f"tenant.{TENANT}", (own_results(TENANT),), (REQUESTS,), prefix, "")

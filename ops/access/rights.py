@@ -107,6 +107,9 @@ ROLES: Final[Mapping[str, Rights]] = {
 
 OPERATOR_READS: Final = (DEADLETTERS, *KEY_EVENTS)
 
+OPERATOR_TABLES: Final = tuple(table for table in TABLES if table.name == "keys")
+"""Their changelogs are read, by `mailvet keys list` and `show`: public keys and digests, no address."""
+
 OPERATOR_WRITES: Final = _once(
     *(topic for rights in ROLES.values() for topic in rights.reads), DEADLETTERS, *KEY_COMMANDS
 )

@@ -1,5 +1,6 @@
 """`mailvet bench`: how fast the engine is and what it costs, beside its peers."""
 
+import asyncio
 import json
 import os
 import sys
@@ -7,12 +8,15 @@ from pathlib import Path
 
 import click
 
+from ops.bench import gate as gate_bench
 from ops.bench import namespace, page, peers
 from ops.bench.contest import ContestError
 from ops.bench.lists import LISTS
 from ops.bench.run import SWEEP, Plan, measure
 from ops.cli.errors import UserError
+from ops.cli.kafka import bootstrap_option, silence_client
 from ops.mta.packages import POSTFIX, MtaError, unpacked
+from schemas.keys import Kind
 
 ON_THEIR_PORTS = (25, 53)
 
@@ -74,6 +78,28 @@ def engine(  # noqa: PLR0917
     if write is not None:
         options = [word for word in sys.argv[1:] if word != "--json"]
         write.write_text(page.document(report, f"mailvet {' '.join(options)}"), encoding="utf-8")
+
+
+@command.command()
+@click.option("--seconds", type=click.FloatRange(0.01, 60), default=1.0, help="For each part; 1.")
+@click.option("--worker", is_flag=True, help="A whole worker on the broker too; topics are made for it and removed.")
+@click.option("--requests", type=click.IntRange(1, 1_000_000), default=5000, help="For the worker; 5,000.")
+@bootstrap_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object in place of the table.")
+def gate(seconds: float, worker: bool, requests: int, bootstrap: str, as_json: bool) -> None:
+    """What letting a request in costs: checking a signature, intake and admission, in CPU time of one core."""
+    silence_client()
+    found = list(gate_bench.costs(seconds))
+    if worker:
+        for kind in Kind:
+            try:
+                found.append(asyncio.run(gate_bench.worker_cost(bootstrap, requests, kind)))
+            except (ContestError, OSError) as wrong:
+                raise UserError(f"the benchmark could not be run: {wrong}") from None
+    if as_json:
+        click.echo(json.dumps({cost.what: round(cost.us, 1) for cost in found}, indent=2))
+    else:
+        click.echo("\n".join(f"{cost.us:>10,.0f} us  {cost.what}" for cost in found))
 
 
 def _fetch_postfix() -> None:

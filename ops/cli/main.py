@@ -14,6 +14,7 @@ COMMANDS: Mapping[str, str] = {
     "deadletters": "ops.cli.deadletters",
     "demo": "ops.cli.demo",
     "explain": "ops.cli.explain",
+    "keys": "ops.cli.keys",
     "submit": "ops.cli.submit",
     "topics": "ops.cli.topics",
     "worker": "ops.cli.worker",

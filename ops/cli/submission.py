@@ -5,20 +5,20 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from aiokafka.errors import KafkaTimeoutError
 from pydantic import TypeAdapter, ValidationError
 
 from ops.cli.errors import Unfinished
+from ops.cli.keyfile import Presenter
 from ops.cli.output import duration, printable
 from ops.cli.progress import Meter
 from ops.cli.submitstate import Learned, State
 from schemas.request import Request, request_uid
 from schemas.result import MAX_TEXT_BYTES, Output, Rejection, Result
 from schemas.vocabulary import Depth, Lane, Reason
-from streams.access.credentials import HEADER
 
 COLUMNS = (
     "verdict",
@@ -87,7 +87,7 @@ class Plan:
 
     run: str
     tenant: str
-    key: str = field(repr=False)
+    key: Presenter
     requests_topic: str
     request_size: int
     total: int
@@ -260,11 +260,12 @@ class Submission:
         request = Request(
             request_id=request_id, addresses=asked.addresses, depth=self._plan.depth, lane=self._plan.lane
         )
+        value = request.model_dump_json(exclude_defaults=True).encode()
         await self._producer.send_and_wait(
             self._plan.requests_topic,
             key=request_id.encode(),
-            value=request.model_dump_json(exclude_defaults=True).encode(),
-            headers=[(HEADER, self._plan.key.encode())],
+            value=value,
+            headers=self._plan.key.headers(self._plan.requests_topic, request_id, value),
         )
 
     # In

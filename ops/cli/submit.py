@@ -3,7 +3,6 @@
 import asyncio
 import codecs
 import contextlib
-import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -14,17 +13,16 @@ import click
 from ops.cli.csvfiles import open_csv
 from ops.cli.errors import Unfinished, UserError
 from ops.cli.kafka import bootstrap_option, silence_client
+from ops.cli.keyfile import KEY_ID_VARIABLE, KEY_VARIABLE, read_credential
 from ops.cli.output import counted, duration
 from ops.cli.submitrun import GO_ON, Job, new_state, prepared
 from ops.cli.submitstate import State
 from schemas.request import MAX_ADDRESSES
+from schemas.signing import DEFAULT_AUDIENCE
 from schemas.vocabulary import Depth, Lane
-from streams.access.credentials import Malformed, parse
 
-KEY_VARIABLE = "MAILVET_KEY"
 # These decode to unpaired surrogates, which no request and no UTF-8 file can hold.
 _UNSAFE_ENCODINGS = frozenset({"utf-7", "unicode-escape", "raw-unicode-escape"})
-_MAX_KEY_FILE = 4096
 
 
 def _delimiter(_ctx: object, _param: object, value: str | None) -> str | None:
@@ -55,7 +53,18 @@ def _encoding(_ctx: object, _param: object, value: str | None) -> str | None:
 @click.option(
     "--key-file",
     type=click.Path(path_type=Path),
-    help=f"A file that holds the key, which is never given on the command line (else environment: {KEY_VARIABLE}).",
+    help="A file that holds the bearer key, or the private key that signs (PEM), which is never given on the command "
+    f"line (else environment: {KEY_VARIABLE}).",
+)
+@click.option(
+    "--key-id", help=f"TENANT_KEY, of a private key whose file doesn't say it (environment: {KEY_ID_VARIABLE})."
+)
+@click.option(
+    "--audience",
+    default=DEFAULT_AUDIENCE,
+    envvar="MAILVET_AUDIENCE",
+    show_default=True,
+    help="The installation's name, which is signed (environment: MAILVET_AUDIENCE).",
 )
 @click.option(
     "--depth",
@@ -101,6 +110,8 @@ def command(
     out: Path,
     bootstrap: str,
     key_file: Path | None,
+    key_id: str | None,
+    audience: str,
     depth: Depth,
     lane: Lane | None,
     request_size: int,
@@ -123,7 +134,7 @@ def command(
     job = Job(
         source=open_csv(file, column, delimiter=delimiter, encoding=encoding),
         out=out,
-        key=read_key(key_file),
+        key=read_credential(key_file, key_id, audience),
         bootstrap=bootstrap,
         namespace=namespace,
         results_topic=results_topic or "",
@@ -143,30 +154,6 @@ def command(
             raise Unfinished(f"the state file can't be written: {error}; {GO_ON}") from None
     state.delete()
     click.echo(_closing(out, verdicts, run.plan.total - before, time.monotonic() - began))
-
-
-def read_key(key_file: Path | None) -> str:
-    """The key from its file, else from the environment.
-
-    Raises:
-        UserError: there is none, the file can't be read, or what stands there is no key. Nothing of it is quoted.
-    """
-    try:
-        key = os.environ.get(KEY_VARIABLE, "") if key_file is None else _first_line(key_file)
-    except (OSError, UnicodeError):
-        raise UserError(f"the key file {key_file} can't be read") from None
-    if not key:
-        raise UserError(f"no key: set {KEY_VARIABLE}, or name a file that holds it with --key-file")
-    try:
-        parse(key)
-    except Malformed as error:
-        raise UserError(f"{error} (from {key_file or KEY_VARIABLE})") from None
-    return key
-
-
-def _first_line(path: Path) -> str:
-    with path.open(encoding="utf-8") as file:
-        return file.readline(_MAX_KEY_FILE).strip()
 
 
 @contextlib.contextmanager

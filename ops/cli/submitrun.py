@@ -3,7 +3,7 @@
 import secrets
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 from ops.cli.csvfiles import CsvFile, sha256_of, write_csv
 from ops.cli.errors import Interrupted, Unfinished, UserError
 from ops.cli.kafka import consumer, producer, read_from, require_topics
+from ops.cli.keyfile import Presenter
 from ops.cli.output import counted, printable
 from ops.cli.progress import Meter
 from ops.cli.signals import stop_on_signals, unless_stopped
@@ -21,7 +22,6 @@ from ops.cli.submission import COLUMNS, Asked, Plan, Submission
 from ops.cli.submitstate import Learned, State
 from schemas.topics import REQUESTS, RESULTS, own_results, physical_name
 from schemas.vocabulary import Depth, Lane
-from streams.access.credentials import parse
 
 RESULTS_TOPIC = "results topic"
 GO_ON = "the same command with --resume goes on"
@@ -33,7 +33,7 @@ class Job:
 
     source: CsvFile
     out: Path
-    key: str = field(repr=False)
+    key: Presenter
     bootstrap: str
     namespace: str
     results_topic: str
@@ -61,7 +61,7 @@ class Job:
             "--lane": self.lane or "",
             "--namespace": self.namespace,
             "--results-topic": self.results_topic,
-            "tenant of the key": parse(self.key).tenant,
+            "tenant of the key": self.key.tenant,
         }
 
 

@@ -11,17 +11,15 @@ import zlib
 from base64 import b32encode
 from dataclasses import dataclass
 
+from schemas.base import KEY_NAME_PATTERN
+from schemas.signing import Malformed as Malformed
+
 HEADER = "mailvet-key"
 """The record header that carries the key; its name is compared without regard to case when it is counted."""
 
 MAX_LENGTH = 512
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}"
-_TOKEN = re.compile(rf"mv_({_NAME})_({_NAME})_([A-Za-z0-9]{{16,128}})_([a-z2-7]{{7}})", re.ASCII)
-
-
-class Malformed(ValueError):
-    """The key can't be one of ours; the sentence says why and quotes nothing of it."""
+_TOKEN = re.compile(rf"mv_({KEY_NAME_PATTERN})_({KEY_NAME_PATTERN})_([A-Za-z0-9]{{16,128}})_([a-z2-7]{{7}})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

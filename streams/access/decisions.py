@@ -1,24 +1,25 @@
 """Whether a request may run: pure functions of what a key has used, the request, and the time stamped at intake.
 
-Two rows stand in the gate's ledger. The *account* of a key holds what it has used; the *decision* on a request says
-what was decided and charged, so that the same record, read again, decides and charges the same. The account also
-carries a copy of the decision that changed it last: whatever a crash cuts off behind the account can be written again
-from it, and what the account says is never charged twice.
+Three rows stand in the gate's ledger. The *accounts* of a tenant and of a key hold what they have used; the *decision*
+on a request says what was decided and charged, so that the same record, read again, decides and charges the same. The
+tenant's account also carries a copy of the two that changed with it: whatever a crash cuts off behind it can be written
+again from it, and what it says is never charged twice.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from pydantic import Field
 
 from schemas.base import Part
+from schemas.keys import OPTIONS
 from schemas.request import Request
 from schemas.result import Quota
 from schemas.vocabulary import Lane, Reason
 from streams.access import quota, rate
-from streams.access.keys import Key
+from streams.access.keys import Allowance, Key
 
 MAX_VERDICT_BY = timedelta(hours=24)
 """A client can't ask for a later verdict: topics keep what a running request needs for three days."""
@@ -34,6 +35,7 @@ class Decision(Part):
     """What was decided on a request (a row of the ledger). ``reason`` is null where it was admitted."""
 
     uid: str
+    key_id: str
     body: str = Field(description="SHA-256 of the request's bytes.")
     decided_by: str = Field(description="The record of admissions.<lane>.v1 that was decided: lane-partition-offset.")
     at_ms: int
@@ -53,7 +55,7 @@ class Decision(Part):
 
 
 class Account(Part):
-    """What a key has used (a row of the ledger)."""
+    """What a key, or a tenant with all its keys, has used (a row of the ledger)."""
 
     now_ms: int = 0
     tat_ms: float = 0.0
@@ -62,7 +64,6 @@ class Account(Part):
     month: str = ""
     month_used: int = 0
     in_flight: Mapping[int, int] = Field(default_factory=dict)
-    last: Decision | None = None
 
     @property
     def usage(self) -> quota.Usage:
@@ -73,6 +74,19 @@ class Account(Part):
         """Nothing in here matters any more: a key never used would decide the same."""
         used = quota.current(self.usage, now_ms)
         return not used.month_used and self.tat_ms <= now_ms and not quota.live(self.in_flight, now_ms)
+
+
+class Last(Part):
+    """The change that a tenant's account was written with: whose account it changed too, and what was decided."""
+
+    account: Account
+    decision: Decision
+
+
+class TenantAccount(Account):
+    """The account of a tenant. It is written first; what a crash cuts off behind it is written again from ``last``."""
+
+    last: Last | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +100,8 @@ class Asked:
     now_ms: int
     lane: Lane
     verdict_by_ms: int
+    refusal: "Refusal | None" = None
+    """Why a key of today's standing is not served at all (:func:`streams.access.standing.standing`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,45 +126,42 @@ def verdict_by(request: Request, now_ms: int, default: timedelta) -> int:
     return min(max(asked, now_ms + _ms(MIN_VERDICT_BY)), now_ms + _ms(MAX_VERDICT_BY))
 
 
-def decide(key: Key, account: Account, asked: Asked) -> Account:
-    """The account after the request, with the decision on it in ``last``.
+def decide(key: Key, tenant: TenantAccount, own: Account, asked: Asked) -> TenantAccount:
+    """The tenant's account after the request, with the key's and the decision on it in ``last``.
 
-    The rate is charged for each request that keeps to it, quotas for admitted ones only.
+    Limits of the key and of its tenant hold both, and both are charged or neither. The rate is charged for each
+    request that keeps to it, quotas for admitted ones only.
     """
-    now_ms = asked.now_ms
-    count = len(asked.request.addresses)
-    refusal = _scope(key, asked)
-    tat_ms = account.tat_ms
+    now_ms, count = asked.now_ms, len(asked.request.addresses)
+    sides = (_Side(key.own, own, "this key"), _Side(key.shared, tenant, "all keys of this tenant together"))
+    refusal = asked.refusal or _scope(key, asked.request, asked.lane) or _size(sides, count)
+    tats = tuple(side.account.tat_ms for side in sides)
     if refusal is None:
-        taken = rate.take(key.rate, tat_ms, now_ms)
-        tat_ms, refusal = taken.tat_ms, _rate(taken)
-    charged = quota.charge(account.usage, key.limits, count, now_ms)
-    if refusal is None and isinstance(charged, datetime):
-        refusal = _quota(charged, now_ms)
-    in_flight = quota.live(account.in_flight, now_ms)
-    if refusal is None:
-        refusal = _in_flight(key.limits, sum(in_flight.values()), count)
-    if refusal is None and isinstance(charged, quota.Usage):
-        usage, admitted = charged, count
-        bucket = quota.bucket_of(asked.verdict_by_ms)
-        in_flight[bucket] = in_flight.get(bucket, 0) + count
-    else:
-        usage, admitted = quota.current(account.usage, now_ms), 0
-    return Account(
-        now_ms=now_ms,
-        tat_ms=tat_ms,
-        day=usage.day,
-        day_used=usage.day_used,
-        month=usage.month,
-        month_used=usage.month_used,
-        in_flight=in_flight,
-        last=_decision(key, asked, usage, admitted, refusal),
+        taken = [side.take(now_ms) for side in sides]
+        refusal = _stricter(side.rate_refusal(each) for side, each in zip(sides, taken, strict=True))
+        tats = tuple(
+            each.tat_ms if each.retry_after_ms is not None or refusal is None else before
+            for each, before in zip(taken, tats, strict=True)
+        )
+    refusal = (
+        refusal
+        or _stricter(side.quota_refusal(count, now_ms) for side in sides)
+        or _stricter(side.in_flight_refusal(count, now_ms) for side in sides)
     )
+    charged = 0 if refusal else count
+    after = [side.after(tat, charged, asked) for side, tat in zip(sides, tats, strict=True)]
+    decision = _decision(key, asked, charged, refusal, _least_left(sides, after, now_ms))
+    return _with_last(after[1], after[0], decision)
 
 
-def settle(account: Account, decision: Decision, given_back: int, now_ms: int) -> Account:
-    """The account after a request has ended: what it did not cost is given back, its share in flight released."""
+def settle(tenant: TenantAccount, own: Account, decision: Decision, *, given_back: int, now_ms: int) -> TenantAccount:
+    """The accounts after a request has ended: what it did not cost is given back, its share in flight released."""
     back = min(max(given_back, 0), decision.charged)
+    after = [_settled(account, decision, back, now_ms) for account in (own, tenant)]
+    return _with_last(after[1], after[0], decision.model_copy(update={"settled": True}))
+
+
+def _settled(account: Account, decision: Decision, back: int, now_ms: int) -> Account:
     usage = quota.give_back(account.usage, decision.charged_day, back)
     bucket = quota.bucket_of(decision.verdict_by_ms)
     return account.model_copy(
@@ -157,15 +170,85 @@ def settle(account: Account, decision: Decision, given_back: int, now_ms: int) -
             "day_used": usage.day_used,
             "month_used": usage.month_used,
             "in_flight": quota.release(account.in_flight, bucket, decision.charged),
-            "last": decision.model_copy(update={"settled": True}),
         }
     )
 
 
-def _decision(key: Key, asked: Asked, usage: quota.Usage, charged: int, refusal: Refusal | None) -> Decision:
-    limit, left, resets_at = quota.remaining(usage, key.limits, asked.now_ms)
+def _with_last(tenant: Account, own: Account, decision: Decision) -> TenantAccount:
+    last = Last(account=own, decision=decision)
+    return TenantAccount.model_construct(**{**dict(tenant), "last": last})
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One of the two whose limits a request must keep to."""
+
+    allowance: Allowance
+    account: Account
+    who: str
+
+    def take(self, now_ms: int) -> rate.RateDecision:
+        if self.allowance.rate is None:
+            return rate.RateDecision(self.account.tat_ms)
+        return rate.take(self.allowance.rate, self.account.tat_ms, now_ms)
+
+    def rate_refusal(self, taken: rate.RateDecision) -> Refusal | None:
+        if taken.retry_after_ms is None:
+            return None
+        return Refusal(Reason.RATE_EXCEEDED, f"more requests a second than {self.who} may send", taken.retry_after_ms)
+
+    def quota_refusal(self, count: int, now_ms: int) -> Refusal | None:
+        resets_at = quota.charge(self.account.usage, self.allowance.limits, count, now_ms)
+        if isinstance(resets_at, quota.Usage):
+            return None
+        message = f"the quota of {self.who} is used up until {resets_at:%Y-%m-%dT%H:%MZ}"
+        return Refusal(Reason.QUOTA_EXCEEDED, message, math.ceil(resets_at.timestamp() * 1000) - now_ms)
+
+    def in_flight_refusal(self, count: int, now_ms: int) -> Refusal | None:
+        cap = self.allowance.limits.in_flight
+        running = sum(quota.live(self.account.in_flight, now_ms).values())
+        if cap is None or running + count <= cap:
+            return None
+        message = f"{running} addresses of {self.who} are in flight, {cap} may be: wait for results first"
+        return Refusal(Reason.IN_FLIGHT_EXCEEDED, message, IN_FLIGHT_HINT_MS)
+
+    def after(self, tat_ms: float, charged: int, asked: Asked) -> Account:
+        used = quota.current(self.account.usage, asked.now_ms)
+        in_flight = quota.live(self.account.in_flight, asked.now_ms)
+        if charged:
+            bucket = quota.bucket_of(asked.verdict_by_ms)
+            in_flight[bucket] = in_flight.get(bucket, 0) + charged
+        return Account(
+            now_ms=asked.now_ms,
+            tat_ms=tat_ms,
+            day=used.day,
+            day_used=used.day_used + charged,
+            month=used.month,
+            month_used=used.month_used + charged,
+            in_flight=in_flight,
+        )
+
+
+def _stricter(refusals: Iterable[Refusal | None]) -> Refusal | None:
+    """The one that lasts longer: whoever waits for it is not refused for the other."""
+    found = [refusal for refusal in refusals if refusal is not None]
+    return max(found, key=lambda refusal: refusal.retry_after_ms or 0, default=None)
+
+
+def _least_left(sides: Sequence[_Side], after: Sequence[Account], now_ms: int) -> Quota:
+    """What is left by the stricter of the two, and when that begins anew."""
+    quotas = [
+        Quota(limit=limit, remaining=left, resets_at=resets_at)
+        for side, account in zip(sides, after, strict=True)
+        for limit, left, resets_at in (quota.remaining(account.usage, side.allowance.limits, now_ms),)
+    ]
+    return min(quotas, key=lambda each: math.inf if each.remaining is None else each.remaining)
+
+
+def _decision(key: Key, asked: Asked, charged: int, refusal: Refusal | None, left: Quota) -> Decision:
     return Decision(
         uid=asked.uid,
+        key_id=key.key_id,
         body=asked.body,
         decided_by=asked.record,
         at_ms=asked.now_ms,
@@ -175,38 +258,26 @@ def _decision(key: Key, asked: Asked, usage: quota.Usage, charged: int, refusal:
         lane=asked.lane,
         verdict_by_ms=asked.verdict_by_ms,
         charged=charged,
-        quota=Quota(limit=limit, remaining=left, resets_at=resets_at),
+        quota=left,
     )
 
 
-def _scope(key: Key, asked: Asked) -> Refusal | None:
-    request = asked.request
+def _scope(key: Key, request: Request, lane: Lane) -> Refusal | None:
     if request.depth not in key.depths:
         return Refusal(Reason.SCOPE_DENIED, f"this key may not ask for depth {request.depth}")
-    if asked.lane not in key.lanes:
-        return Refusal(Reason.SCOPE_DENIED, f"this key may not use the {asked.lane} lane")
-    most = min(key.max_addresses, key.limits.in_flight or key.max_addresses)
-    if len(request.addresses) > most:
-        return Refusal(Reason.TOO_LARGE, f"this key may send {most} addresses in a request")
+    if lane not in key.lanes:
+        return Refusal(Reason.SCOPE_DENIED, f"this key may not use the {lane} lane")
+    for name in sorted(OPTIONS - key.options):
+        if getattr(request.options, name):
+            return Refusal(Reason.SCOPE_DENIED, f"this key may not use {name}: set options.{name} to false")
     return None
 
 
-def _rate(taken: rate.RateDecision) -> Refusal | None:
-    if taken.retry_after_ms is None:
+def _size(sides: Iterable[_Side], count: int) -> Refusal | None:
+    most = min(side.allowance.most for side in sides)
+    if count <= most:
         return None
-    return Refusal(Reason.RATE_EXCEEDED, "more requests a second than this key may send", taken.retry_after_ms)
-
-
-def _quota(resets_at: datetime, now_ms: int) -> Refusal:
-    wait = math.ceil(resets_at.timestamp() * 1000) - now_ms
-    return Refusal(Reason.QUOTA_EXCEEDED, f"the quota of this key is used up until {resets_at:%Y-%m-%dT%H:%MZ}", wait)
-
-
-def _in_flight(limits: quota.Limits, running: int, count: int) -> Refusal | None:
-    if limits.in_flight is None or running + count <= limits.in_flight:
-        return None
-    message = f"{running} addresses of this key are in flight, it may have {limits.in_flight}: wait for results first"
-    return Refusal(Reason.IN_FLIGHT_EXCEEDED, message, IN_FLIGHT_HINT_MS)
+    return Refusal(Reason.TOO_LARGE, f"this key may send {most} addresses in a request")
 
 
 def instant(ms: int) -> datetime:

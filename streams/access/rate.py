@@ -27,6 +27,8 @@ class RateDecision:
 def take(rate: Rate, tat_ms: float, now_ms: int) -> RateDecision:
     """One request at ``now_ms``; ``tat_ms`` is 0 for a key that was never used."""
     interval = 1000 / rate.per_second
+    # No state of this rate lies further ahead: what an earlier, slower one left behind counts no longer.
+    tat_ms = min(tat_ms, now_ms + interval * rate.burst)
     allowed_at = tat_ms - interval * (rate.burst - 1)
     if now_ms < allowed_at:
         return RateDecision(tat_ms, math.ceil(allowed_at - now_ms))

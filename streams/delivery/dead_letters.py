@@ -28,11 +28,18 @@ _SECRET_NAME = re.compile(
 )  # A key's id is no secret; its digest is what admission compares.
 _SECRET_VALUE = re.compile(rb"\s*(bearer\s|basic\s|mv_)", re.IGNORECASE)
 
+# Where a client put its key in the wrong place: a bearer key, or what follows the first line of a private one.
+_CREDENTIAL = re.compile(
+    rb"mv_[A-Za-z0-9.-]{1,64}_[A-Za-z0-9.-]{1,64}_[A-Za-z0-9]{16,128}_[a-z2-7]{7}"
+    rb"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[^-]{0,8192}"
+)
+
 
 def dead_letter(record: Incoming, unusable: Unusable, *, role: str, at: datetime) -> Outgoing:
     """The dead letter of ``record``: same key, same bytes up to 512 KB, a :class:`DeadLetter` in :data:`HEADER`.
 
-    Keys and headers of strangers are cut too, so that every dead letter can be written.
+    A credential that stands in key or value is redacted; size and SHA-256 are those of the value as it was. Keys and
+    headers of strangers are cut too, so that every dead letter can be written.
     """
     about = DeadLetter(
         reason=unusable.reason,
@@ -48,8 +55,8 @@ def dead_letter(record: Incoming, unusable: Unusable, *, role: str, at: datetime
     )
     return Outgoing(
         topic=DEADLETTERS.name,
-        key=None if record.key is None else record.key[:MAX_KEY_BYTES],
-        value=record.value[:MAX_VALUE_BYTES],
+        key=None if record.key is None else _CREDENTIAL.sub(REDACTED, record.key)[:MAX_KEY_BYTES],
+        value=_CREDENTIAL.sub(REDACTED, record.value)[:MAX_VALUE_BYTES],
         headers=((HEADER, about.model_dump_json().encode()), *_kept_headers(record)),
     )
 
@@ -62,7 +69,7 @@ def is_secret(name: str, value: bytes) -> bool:
 def _kept_headers(record: Incoming) -> Iterator[tuple[str, bytes]]:
     room = MAX_HEADERS_BYTES
     for name, value in record.headers.items():
-        kept = REDACTED if is_secret(name, value) else value
+        kept = REDACTED if is_secret(name, value) else _CREDENTIAL.sub(REDACTED, value)
         room -= len(name.encode(errors="replace")) + len(kept)
         if room < 0:
             return

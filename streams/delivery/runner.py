@@ -21,6 +21,9 @@ from streams.subscription import Subscription
 from streams.tables import changes
 from streams.wire import UNREADABLE
 
+LOG_APPEND_TIME = 1
+"""Kafka's number for timestamps of the broker."""
+
 logger = logging.getLogger(__name__)
 
 MAX_SPAN = 10_000
@@ -37,6 +40,7 @@ class Message(Protocol):
     value: bytes | None
     headers: Iterable[tuple[str, bytes]] | Mapping[str, bytes] | None
     timestamp: float | None
+    timestamp_type: int | None
     generation_id: int | None
 
 
@@ -335,6 +339,7 @@ def incoming(topic: str, message: Message) -> Incoming:
         headers=headers,
         repeated=frozenset(repeated),
         timestamp_ms=round(max(message.timestamp or 0.0, 0.0) * 1000),
+        broker_time=message.timestamp_type == LOG_APPEND_TIME,
     )
 
 

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import ValidationError
 
+from schemas import signing
 from schemas.pipeline import Admitted, Settlement, Ticket
 from schemas.request import MAX_REQUEST_BYTES, Request, request_uid
 from schemas.result import Rejection
+from schemas.signing import Malformed
 from schemas.topics import (
     ADMISSIONS_BULK,
     ADMISSIONS_INTERACTIVE,
@@ -18,22 +20,25 @@ from schemas.topics import (
     ADMITTED_INTERACTIVE,
     REQUESTS,
     SETTLEMENTS,
+    physical_name,
 )
 from schemas.vocabulary import Lane, Reason
-from streams.access import credentials, decisions
-from streams.access.decisions import Account, Asked, Decision, Refusal
-from streams.access.keys import Key, KeyStore
+from streams.access import decisions, presented
+from streams.access.decisions import Account, Asked, Decision, Last, Refusal, TenantAccount
+from streams.access.keys import Key, Proof
+from streams.access.presented import Presented
+from streams.access.standing import STANDING, standing
 from streams.codec import decode, encode, unusable
 from streams.metrics import Metrics
 from streams.records import Incoming, Outgoing, Unusable
+from streams.roles.keyring import Keyring
 from streams.roles.publish import published
 from streams.roles.upkeep import Round, Table, row_key
 from streams.settings import Settings
 from streams.subscription import Subscription
 
-KEY_ID = "mailvet-key-id"
-KEY_DIGEST = "mailvet-key-sha256"
 NOW = "mailvet-now-ms"
+ARRIVED = "mailvet-arrived-ms"
 ORIGIN = "mailvet-origin"
 
 ADMISSIONS: Mapping[Lane, str] = {
@@ -51,14 +56,17 @@ CONCURRENCY = 1000
 """Records whose outputs may be on their way to the broker; deciding itself is one at a time."""
 
 BURST = 10
-"""A decision on 1,000 addresses takes about 0.4 ms, and one tenant's requests are decided one after the other."""
+"""A decision on 1,000 addresses takes under a millisecond; one tenant's requests are decided one after the other."""
 
 
 class Gate:
-    """Tables: ``ledger``, co-partitioned with ``admissions.<lane>.v1``. ``clock``: milliseconds since 1970."""
+    """Tables: ``ledger`` and the keyring's, co-partitioned with ``admissions.<lane>.v1``.
+
+    ``clock``: milliseconds since 1970.
+    """
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, keys: KeyStore, ledger: Table, clock: Callable[[], int]
+        self, settings: Settings, metrics: Metrics, keys: Keyring, ledger: Table, clock: Callable[[], int]
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -76,6 +84,7 @@ class Gate:
             Subscription(ADMISSIONS_INTERACTIVE, self.admit, CONCURRENCY, BURST),
             Subscription(ADMISSIONS_BULK, self.admit, CONCURRENCY, BURST),
             Subscription(SETTLEMENTS, self.settle, CONCURRENCY, BURST),
+            self._keys.subscription(),
         )
 
     # -- intake: strangers' bytes -----------------------------------------------------------------------------------
@@ -83,52 +92,94 @@ class Gate:
     async def intake(self, record: Incoming) -> Sequence[Outgoing]:
         """A request that can be read goes to the tenant that its key claims; its bytes stay as they are."""
         request = _read(record.value)
-        claim = _claim(record)
+        now_ms = self._clock()
+        arrived_ms = record.timestamp_ms if record.broker_time else now_ms
+        claimed = self._claim(record, arrived_ms)
         headers = (
-            (KEY_ID, claim.key_id.encode()),
-            (KEY_DIGEST, claim.digest.encode()),
-            (NOW, str(self._clock()).encode()),
+            *claimed.headers,
+            (NOW, str(now_ms).encode()),
+            (ARRIVED, str(arrived_ms).encode()),
             (ORIGIN, f"{record.topic}/{record.partition}/{record.offset}".encode()),
         )
         lane = decisions.lane_of(request, self._settings.interactive_up_to)
-        return (Outgoing(ADMISSIONS[lane], claim.tenant.encode(), record.value, headers),)
+        return (Outgoing(ADMISSIONS[lane], claimed.tenant.encode(), record.value, headers),)
+
+    def _claim(self, record: Incoming, arrived_ms: int) -> Presented:
+        """Who the record's key says it is. Raises :class:`Unusable`."""
+        try:
+            claimed = presented.of_client(record.headers, record.repeated)
+        except Malformed as malformed:
+            raise Unusable("not_authenticated", str(malformed)) from None
+        if claimed.signed_at_ms is not None:
+            self._in_window(claimed.signed_at_ms, arrived_ms)
+        elif not self._settings.bearer_keys:
+            raise Unusable("not_authenticated", "bearer keys are switched off here: sign requests")
+        return claimed
+
+    def _in_window(self, signed_at_ms: int, arrived_ms: int) -> None:
+        apart_s, allowed_s = abs(arrived_ms - signed_at_ms) / 1000, self._settings.replay_window_s
+        if apart_s > allowed_s:
+            side = "before" if signed_at_ms < arrived_ms else "after"
+            raise Unusable(
+                "not_authenticated",
+                f"signed {apart_s:.0f} s {side} it arrived, {allowed_s:g} s are allowed: is the client's clock right?",
+            )
 
     # -- admission --------------------------------------------------------------------------------------------------
 
     async def admit(self, record: Incoming) -> Sequence[Outgoing]:
         """Admits a request or refuses it, once: whoever reads the record again finds the decision."""
-        key = self._authenticate(record)
-        own_topic = key.tenant in self._own_topics
-        account = self._account(key.tenant, key.key_id)
-        asked = self._asked(record, key, account)
-        known = self._decision(key.tenant, asked.uid)
-        if known is not None and known.body != asked.body:
-            conflict = Refusal(
-                Reason.REQUEST_ID_CONFLICT, "this request_id was used with another body: choose a new one"
-            )
-            return (_rejected(key, asked.request, asked.uid, conflict, _now(record), own_topic=own_topic),)
-        if known is not None:
-            repeated = known.reason is None and known.decided_by != asked.record
-            return () if repeated else (_outcome(key, asked.request, known, own_topic=own_topic),)
-        decided = decisions.decide(key, account, asked)
-        self._write(key.tenant, key.key_id, decided)
-        decision = _last(decided)
-        self._metrics.requests.labels(decision.reason or "admitted").inc()
-        return (_outcome(key, asked.request, decision, own_topic=own_topic),)
-
-    def _authenticate(self, record: Incoming) -> Key:
-        key = self._keys.find(_text(record.key), _text(record.headers.get(KEY_ID)))
-        presented = _text(record.headers.get(KEY_DIGEST))
-        # An unknown key costs the same comparison as a known one.
-        digests = key.digests if key is not None else ("",)
-        if not credentials.matches(presented, digests) or key is None:
-            raise Unusable("not_authenticated", "no such key, or not its secret")
-        return key
-
-    def _asked(self, record: Incoming, key: Key, account: Account) -> Asked:
         request = _read(record.value)
-        # The time of a key never runs backwards, whichever intake stamped it.
-        now_ms = max(_now(record), account.now_ms)
+        key, proof = self._authenticate(record, request)
+        tenant, own = self._accounts(key.tenant, key.key_id)
+        asked = self._asked(record, request, key, proof, tenant)
+        known = self._decision(key.tenant, asked.uid)
+        if known is not None and not _is_open(known, asked):
+            return self._known(key, asked, known, _number(record, NOW))
+        decided = decisions.decide(key, tenant, own, asked)
+        self._write(key.tenant, decided)
+        decision = _last(decided).decision
+        self._metrics.requests.labels(decision.reason or "admitted").inc()
+        return (self._outcome(key.tenant, request, decision),)
+
+    def _known(self, key: Key, asked: Asked, known: Decision, stamped_ms: int) -> Sequence[Outgoing]:
+        """The answer where the request id was decided before."""
+        if known.body == asked.body:
+            repeated = known.reason is None and known.decided_by != asked.record
+            return () if repeated else (self._outcome(key.tenant, asked.request, known),)
+        if asked.refusal is not None:
+            # A key that is not served may not even disturb the request that has this id.
+            raise Unusable("not_authenticated", f"{asked.refusal.reason}, and the request_id is another request's")
+        rejected = _rejection(key.key_id, asked.request, asked.uid, CONFLICT, stamped_ms)
+        return (published(rejected, key.tenant, own_topic=key.tenant in self._own_topics),)
+
+    def _authenticate(self, record: Incoming, request: Request) -> tuple[Key, Proof]:
+        """The key and which of its credentials proves it. Raises :class:`Unusable`."""
+        try:
+            claimed = presented.of_intake(_text(record.key), record.headers)
+        except Malformed as malformed:
+            raise Unusable("not_authenticated", str(malformed)) from None
+        key = self._keys.find(claimed.tenant, claimed.key)
+        proof = claimed.proven(key, lambda signed_at_ms: self._signed(claimed, request, record.value, signed_at_ms))
+        self._metrics.authentications.labels(claimed.kind, "refused" if proof is None else "accepted").inc()
+        if key is None or proof is None:
+            raise Unusable("not_authenticated", "no such key, or not its secret")
+        self._keys.used(key.tenant, key.key_id, _number(record, NOW))
+        return key, proof
+
+    def _signed(self, claimed: Presented, request: Request, value: bytes, signed_at_ms: int) -> bytes:
+        return signing.message(
+            audience=self._settings.audience,
+            topic=physical_name(REQUESTS.name, self._settings.namespace),
+            key_id=signing.key_id(claimed.tenant, claimed.key),
+            signed_at_ms=signed_at_ms,
+            request_id=request.request_id,
+            value=value,
+        )
+
+    def _asked(self, record: Incoming, request: Request, key: Key, proof: Proof, tenant: Account) -> Asked:
+        # The time of a tenant never runs backwards, whichever intake stamped it.
+        now_ms = max(_number(record, NOW), tenant.now_ms)
         return Asked(
             request=request,
             uid=request_uid(key.tenant, request.request_id),
@@ -137,20 +188,47 @@ class Gate:
             now_ms=now_ms,
             lane=decisions.lane_of(request, self._settings.interactive_up_to),
             verdict_by_ms=decisions.verdict_by(request, now_ms, self._settings.verdict_by_default),
+            refusal=standing(key, proof, _number(record, ARRIVED)),
         )
+
+    def _outcome(self, tenant: str, request: Request, decision: Decision) -> Outgoing:
+        """The record that says what was decided: the same bytes whenever it is asked again."""
+        own_topic = tenant in self._own_topics
+        if decision.reason is not None:
+            refusal = Refusal(decision.reason, decision.message, decision.retry_after_ms)
+            rejected = _rejection(decision.key_id, request, decision.uid, refusal, decision.at_ms)
+            return published(rejected, tenant, own_topic=own_topic)
+        ticket = Ticket(
+            request_uid=decision.uid,
+            request_id=request.request_id,
+            tenant=tenant,
+            key_id=decision.key_id,
+            total=len(request.addresses),
+            depth=request.depth,
+            lane=decision.lane,
+            options=request.options,
+            charged=decision.charged,
+            charged_day=decision.charged_day,
+            quota=decision.quota,
+            own_topic=own_topic,
+            admitted_at=decisions.instant(decision.at_ms),
+            verdict_by=decisions.instant(decision.verdict_by_ms),
+        )
+        admitted = Admitted(ticket=ticket, addresses=request.addresses)
+        return Outgoing(ADMITTED[decision.lane], decision.uid.encode(), encode(admitted))
 
     # -- settlement -------------------------------------------------------------------------------------------------
 
     async def settle(self, record: Incoming) -> Sequence[Outgoing]:
         """Gives back what a finished request did not cost, once."""
         settlement = decode(Settlement, record.value)
-        tenant, key_id = settlement.tenant, settlement.key_id
-        account = self._account(tenant, key_id)
-        decision = self._decision(tenant, settlement.request_uid)
+        tenant, own = self._accounts(settlement.tenant, settlement.key_id)
+        decision = self._decision(settlement.tenant, settlement.request_uid)
         if decision is None or decision.settled or decision.reason is not None:
             return ()
         now_ms = round(settlement.finished_at.timestamp() * 1000)
-        self._write(tenant, key_id, decisions.settle(account, decision, settlement.given_back, now_ms))
+        settled = decisions.settle(tenant, own, decision, given_back=settlement.given_back, now_ms=now_ms)
+        self._write(settlement.tenant, settled)
         return ()
 
     # -- the ledger -------------------------------------------------------------------------------------------------
@@ -171,25 +249,27 @@ class Gate:
             return account.now_ms + self._kept_ms < now_ms and account.is_idle(now_ms)
         return decode(Decision, row).verdict_by_ms + self._kept_ms < now_ms
 
-    def _account(self, tenant: str, key_id: str) -> Account:
-        """The account, after the decision that it was last changed with is surely in its own row."""
-        row = self._ledger.get(row_key(tenant, "account", key_id))
-        if row is None:
-            return Account()
-        account = decode(Account, row)
-        if account.last is not None:
-            self._put(row_key(tenant, "decision", account.last.uid), encode(account.last))
-        return account
+    def _accounts(self, tenant: str, key_id: str) -> tuple[TenantAccount, Account]:
+        """The accounts of a tenant and of its key, after what the first was last changed with surely stands too."""
+        row = self._ledger.get(row_key(tenant, "account"))
+        shared = TenantAccount() if row is None else decode(TenantAccount, row)
+        self._heal(tenant, shared)
+        own = self._ledger.get(row_key(tenant, "account", key_id))
+        return shared, Account() if own is None else decode(Account, own)
+
+    def _heal(self, tenant: str, shared: TenantAccount) -> None:
+        if shared.last is not None:
+            self._put(row_key(tenant, "account", shared.last.decision.key_id), encode(shared.last.account))
+            self._put(row_key(tenant, "decision", shared.last.decision.uid), encode(shared.last.decision))
 
     def _decision(self, tenant: str, uid: str) -> Decision | None:
         row = self._ledger.get(row_key(tenant, "decision", uid))
         return None if row is None else decode(Decision, row)
 
-    def _write(self, tenant: str, key_id: str, account: Account) -> None:
-        # The account first: a crash between the two is healed by the next look at it.
-        last = _last(account)
-        self._put(row_key(tenant, "account", key_id), encode(account))
-        self._put(row_key(tenant, "decision", last.uid), encode(last))
+    def _write(self, tenant: str, shared: TenantAccount) -> None:
+        # The tenant's account first: a crash behind it is healed by the next look at it.
+        self._put(row_key(tenant, "account"), encode(shared))
+        self._heal(tenant, shared)
 
     def _put(self, key: bytes, row: bytes) -> None:
         if self._ledger.get(key) != row:
@@ -210,66 +290,35 @@ def _read(value: bytes) -> Request:
         raise unusable(error) from None
 
 
-def _claim(record: Incoming) -> credentials.Claim:
-    """Who the record's key says it is. Raises :class:`Unusable`."""
-    names = [name for name in record.headers if name.casefold() == credentials.HEADER]
-    if credentials.HEADER not in names:
-        raise Unusable("not_authenticated", f"the header {credentials.HEADER} is missing")
-    if len(names) > 1 or credentials.HEADER in record.repeated:
-        raise Unusable("not_authenticated", f"the header {credentials.HEADER} stands more than once")
-    try:
-        return credentials.parse(_text(record.headers[credentials.HEADER]))
-    except credentials.Malformed as malformed:
-        raise Unusable("not_authenticated", str(malformed)) from None
-
-
 def _text(raw: bytes | None) -> str:
     """ASCII, or nothing: whatever else stands there is no name of ours."""
     return raw.decode() if raw is not None and raw.isascii() else ""
 
 
-def _now(record: Incoming) -> int:
+def _number(record: Incoming, name: str) -> int:
     try:
-        return int(record.headers[NOW])
+        return int(record.headers[name])
     except (KeyError, ValueError):
-        raise Unusable("invalid", f"the header {NOW} is missing or no number") from None
+        raise Unusable("invalid", f"the header {name} is missing or no number") from None
 
 
-def _last(account: Account) -> Decision:
+def _last(account: TenantAccount) -> Last:
     assert account.last is not None  # noqa: S101 - decide() and settle() always set it
     return account.last
 
 
-def _outcome(key: Key, request: Request, decision: Decision, *, own_topic: bool) -> Outgoing:
-    """The record that says what was decided: the same bytes whenever it is asked again."""
-    if decision.reason is not None:
-        refusal = Refusal(decision.reason, decision.message, decision.retry_after_ms)
-        return _rejected(key, request, decision.uid, refusal, decision.at_ms, own_topic=own_topic)
-    ticket = Ticket(
-        request_uid=decision.uid,
-        request_id=request.request_id,
-        tenant=key.tenant,
-        key_id=key.key_id,
-        total=len(request.addresses),
-        depth=request.depth,
-        lane=decision.lane,
-        options=request.options,
-        charged=decision.charged,
-        charged_day=decision.charged_day,
-        quota=decision.quota,
-        own_topic=own_topic,
-        admitted_at=decisions.instant(decision.at_ms),
-        verdict_by=decisions.instant(decision.verdict_by_ms),
-    )
-    admitted = Admitted(ticket=ticket, addresses=request.addresses)
-    return Outgoing(ADMITTED[decision.lane], decision.uid.encode(), encode(admitted))
+def _is_open(known: Decision, asked: Asked) -> bool:
+    """A refusal of the key, not of the request, leaves the id free: for another body, or once the key is served."""
+    if known.reason not in STANDING or known.decided_by == asked.record:
+        return False
+    return asked.refusal is None or known.body != asked.body
 
 
-def _rejected(key: Key, request: Request, uid: str, refusal: Refusal, at_ms: int, *, own_topic: bool) -> Outgoing:
-    rejection = Rejection(
+def _rejection(key_id: str, request: Request, uid: str, refusal: Refusal, at_ms: int) -> Rejection:
+    return Rejection(
         request_uid=uid,
         request_id=request.request_id,
-        key_id=key.key_id,
+        key_id=key_id,
         total=len(request.addresses),
         reason=refusal.reason,
         reasons=(refusal.reason,),
@@ -277,4 +326,3 @@ def _rejected(key: Key, request: Request, uid: str, refusal: Refusal, at_ms: int
         retry_after_ms=refusal.retry_after_ms,
         checked_at=decisions.instant(at_ms),
     )
-    return published(rejection, key.tenant, own_topic=own_topic)

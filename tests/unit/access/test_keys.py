@@ -2,8 +2,9 @@
 
 import pytest
 
+from schemas.keys import Kind
 from streams.access.credentials import digest, mint
-from streams.access.keys import ConfiguredKey
+from streams.access.keys import Allowance, ConfiguredKey, Proof
 from streams.access.quota import Limits
 from streams.access.rate import Rate
 from streams.settings import Settings
@@ -15,7 +16,9 @@ def test_the_configured_key_has_the_configured_limits() -> None:
     settings = Settings(dev_key=KEY, dev_daily_quota=7, dev_in_flight=5, dev_rate_per_s=3, dev_rate_burst=2)
     key = ConfiguredKey(settings).find("acme", "k1")
     assert key is not None
-    assert (key.digests, key.rate, key.limits) == ((digest(KEY),), Rate(3, 2), Limits(daily=7, in_flight=5))
+    assert key.known(Kind.BEARER) == (Proof(Kind.BEARER, digest(KEY)),)
+    assert key.known(Kind.SIGNATURE) == ()
+    assert (key.own, key.shared) == (Allowance(Rate(3, 2), Limits(daily=7, in_flight=5)), Allowance())
 
 
 @pytest.mark.parametrize("name", [("acme", "k2"), ("other", "k1"), ("", "")])

@@ -54,3 +54,11 @@ def test_the_hint_is_exact(wait: int) -> None:
     hint = take(RATE, tat, 1000).retry_after_ms
     assert hint is not None
     assert (take(RATE, tat, 1000 + hint - wait).retry_after_ms is None) is (wait == 0)
+
+
+def test_a_faster_rate_holds_at_once_whatever_a_slower_one_left_behind() -> None:
+    tat = take(Rate(per_second=0.001, burst=5), 0.0, 1000).tat_ms
+    tat = take(Rate(per_second=0.001, burst=5), tat, 1000).tat_ms
+    refused = take(RATE, tat, 1000)
+    assert refused.retry_after_ms == 100
+    assert take(RATE, refused.tat_ms, 1100).retry_after_ms is None

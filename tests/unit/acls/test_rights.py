@@ -8,6 +8,7 @@ from schemas.topics import DEADLETTERS, REQUESTS, RESULTS, TIERS, TOPICS, Topic
 from streams import app
 from streams.roles.completion import Completion
 from streams.roles.gate import Gate
+from streams.roles.keyring import Keyring
 from streams.roles.probe import Probing
 from streams.roles.route import Route
 from streams.settings import Settings
@@ -22,7 +23,7 @@ def subscribed(role: str) -> tuple[Topic, ...]:
     plain, measured, clock = settings(), metrics(), Clock()
     asks = {"precheck": NOT_USED, "resolver": FakeResolver(), "clock": clock}
     roles = {
-        "gate": lambda: Gate(plain, measured, NOT_USED, {}, clock),
+        "gate": lambda: Gate(plain, measured, Keyring(measured, {}, NOT_USED, plain.decisions_kept), {}, clock),
         "route": lambda: Route(plain, measured, **asks),
         "probe": lambda: Probing(plain, measured, prober=FakeProber(), **asks),
         "completion": lambda: Completion(plain, measured, requests={}, progress={}),

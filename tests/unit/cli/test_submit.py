@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaTimeoutError, NotLeaderForPartitionError, Topic
 from rich.console import Console
 
 from ops.cli.errors import Unfinished, UserError
+from ops.cli.keyfile import BearerKey
 from ops.cli.main import run as run_cli
 from ops.cli.progress import Meter, Rate
 from ops.cli.submission import Asked, Plan, Submission, Throttle, cells_of
@@ -228,7 +229,7 @@ def test_a_state_that_was_never_written_is_named(tmp_path: Path) -> None:
 
 
 def plan(total: int = 4, size: int = 2) -> Plan:
-    return Plan("run", "acme", KEY, "requests", size, total, Depth.DNS)
+    return Plan("run", "acme", BearerKey(KEY), "requests", size, total, Depth.DNS)
 
 
 def test_request_ids_are_the_same_each_time_and_differ_for_each_range_and_generation() -> None:

@@ -1,12 +1,15 @@
 """A dead letter holds the record's own bytes, says why, and keeps no secret."""
 
 import hashlib
+import json
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ops.cli.keyfile import mint
+from schemas.keys import Kind
 from schemas.pipeline import DeadLetter
 from schemas.topics import DEADLETTERS
 from streams.delivery.dead_letters import HEADER, MAX_HEADERS_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, dead_letter
@@ -68,6 +71,20 @@ def test_secrets_are_redacted(name: str, value: bytes) -> None:
     headers = dict(letter(headers={name: value, "trace": b"t", "mailvet-key-id": b"k1"}).headers)
     assert headers[name] == b"[redacted]"
     assert (headers["trace"], headers["mailvet-key-id"]) == (b"t", b"k1")
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_key_in_the_wrong_place_is_redacted(kind: Kind) -> None:
+    secret = mint(kind, "acme.example", "k-1").secret
+    assert secret is not None
+    misplaced = b'{"key": ' + json.dumps(secret.strip()).encode() + b', "addresses": ["mv_a_b@example.com"]}'
+    made = letter(value=misplaced, key=secret.encode(), headers={"note": b"it is " + secret.encode()})
+    assert b"[redacted]" in made.value
+    assert b"mv_a_b@example.com" in made.value
+    hidden = secret.split("_")[3] if kind is Kind.BEARER else secret.splitlines()[2]
+    for part in (made.value, made.key, *(value for _, value in made.headers)):
+        assert hidden.encode() not in (part or b"")
+    assert about(made).sha256 == hashlib.sha256(misplaced).hexdigest()
 
 
 def test_no_key_stays_no_key() -> None:

@@ -86,6 +86,7 @@ class World:
                 value=value,
                 headers=headers,
                 timestamp=1.5,
+                timestamp_type=1,
                 generation_id=generation,
             )
 
@@ -570,17 +571,25 @@ async def test_the_age_of_the_oldest_unacknowledged_record_is_known() -> None:
 )
 def test_a_record_as_a_role_sees_it(headers: Any, seen: dict[str, bytes], repeated: set[str]) -> None:
     message = SimpleNamespace(
-        partition=1, offset=2, key=None, value=None, headers=headers, timestamp=1.2345, generation_id=1
+        partition=1,
+        offset=2,
+        key=None,
+        value=None,
+        headers=headers,
+        timestamp=1.2345,
+        timestamp_type=1,
+        generation_id=1,
     )
-    assert incoming("t", message) == Incoming("t", 1, 2, None, b"", seen, frozenset(repeated), 1234)
+    assert incoming("t", message) == Incoming("t", 1, 2, None, b"", seen, frozenset(repeated), 1234, broker_time=True)
 
 
 @pytest.mark.parametrize("timestamp", [None, -0.001])
 def test_a_record_without_a_time(timestamp: float | None) -> None:
     message = SimpleNamespace(
-        partition=1, offset=2, key=b"", value=b"", headers=(), timestamp=timestamp, generation_id=1
+        partition=1, offset=2, key=b"", value=b"", headers=(), timestamp=timestamp, timestamp_type=0, generation_id=1
     )
-    assert incoming("t", message).timestamp_ms == 0
+    seen = incoming("t", message)
+    assert (seen.timestamp_ms, seen.broker_time) == (0, False)
 
 
 async def test_where_a_partition_stands_is_told_when_nothing_is_in_hand() -> None:

@@ -213,6 +213,7 @@ def test_changelogs_are_declared_as_faust_names_them() -> None:
     topics = {topic.name: topic for topic in changelog_topics(Settings(namespace="t1"))}
     assert set(topics) == {
         "t1.mailvet-gate-ledger-changelog",
+        "t1.mailvet-gate-keys-changelog",
         "t1.mailvet-completion-requests-changelog",
         "t1.mailvet-completion-progress-changelog",
     }

@@ -16,10 +16,11 @@ from schemas.request import MAX_REQUEST_BYTES, request_uid
 from schemas.topics import ADMISSIONS_BULK, ADMISSIONS_INTERACTIVE, ADMITTED_BULK, ADMITTED_INTERACTIVE, RESULTS
 from schemas.vocabulary import Depth, Lane
 from streams.access.credentials import mint
-from streams.access.keys import ConfiguredKey, Key
+from streams.access.keys import Allowance, ConfiguredKey, Key, KeyStore
 from streams.codec import encode
 from streams.records import Incoming, Outgoing, Unusable
 from streams.roles.gate import Gate
+from streams.roles.keyring import Keyring
 from tests.unit.roles.support import KEY, NOW, NOW_MS, Clock, Log, metrics, request_bytes, run, settings, values
 
 DAY_MS = 86_400_000
@@ -32,6 +33,7 @@ class World:
         self.settings = settings(**changes)
         self.clock = Clock()
         self.ledger: dict[bytes, bytes] = {}
+        self.keys: dict[bytes, bytes] = {}
         self.requests = Log("mailvet.requests.v1")
         self.admissions = {topic.name: Log(topic.name) for topic in (ADMISSIONS_INTERACTIVE, ADMISSIONS_BULK)}
         self.settlements = Log("mailvet.settlements.v1")
@@ -39,7 +41,11 @@ class World:
         self.restart()
 
     def restart(self) -> None:
-        self.gate = Gate(self.settings, self.metrics, ConfiguredKey(self.settings), self.ledger, self.clock)
+        self.gate = self.gate_of(ConfiguredKey(self.settings))
+
+    def gate_of(self, configured: KeyStore) -> Gate:
+        self.keyring = Keyring(self.metrics, self.keys, configured, self.settings.decisions_kept)
+        return Gate(self.settings, self.metrics, self.keyring, self.ledger, self.clock)
 
     def send(self, value: bytes, key: str = KEY) -> Incoming:
         """A client's request as admission reads it."""
@@ -68,7 +74,10 @@ class World:
 
     @property
     def account(self) -> dict[str, Any]:
-        found: dict[str, Any] = orjson.loads(self.ledger[b"acme:account:k1"])
+        return self.account_of("k1")
+
+    def account_of(self, key: str) -> dict[str, Any]:
+        found: dict[str, Any] = orjson.loads(self.ledger[f"acme:account:{key}".encode()])
         return found
 
 
@@ -336,7 +345,9 @@ def test_more_than_a_key_may_ever_have_in_flight_is_too_large() -> None:
     [
         ({"depths": frozenset({Depth.DNS})}, {}, "scope_denied"),
         ({"lanes": frozenset({Lane.BULK})}, {"lane": "interactive"}, "scope_denied"),
-        ({"max_addresses": 1}, {"addresses": ["a@x", "b@x"]}, "too_large"),
+        ({"options": frozenset({"retry"})}, {}, "scope_denied"),
+        ({"own": Allowance(max_addresses=1)}, {"addresses": ["a@x", "b@x"]}, "too_large"),
+        ({"shared": Allowance(max_addresses=1)}, {"addresses": ["a@x", "b@x"]}, "too_large"),
     ],
 )
 def test_a_key_may_not_do_what_it_was_not_given(scope: dict[str, Any], fields: dict[str, Any], reason: str) -> None:
@@ -348,7 +359,7 @@ def test_a_key_may_not_do_what_it_was_not_given(scope: dict[str, Any], fields: d
         def find(self, tenant: str, key_id: str) -> Key:
             return replace(known, **scope)
 
-    world.gate = Gate(world.settings, world.metrics, Store(), world.ledger, world.clock)
+    world.gate = world.gate_of(Store())
     assert reason_of(world.ask(**fields)) == reason
     assert world.account["day_used"] == 0
 
@@ -418,8 +429,8 @@ def test_a_settlement_of_nothing_that_was_charged_changes_nothing() -> None:
 # -- the ledger ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_crash_between_the_two_rows_of_a_decision_charges_once(lost: int) -> None:
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_crash_between_the_rows_of_a_decision_charges_once(lost: int) -> None:
     """The changelog is cut off after any row: the record, read again, decides and charges the same."""
     world = World()
     world.ask("r0")
@@ -434,8 +445,8 @@ def test_a_crash_between_the_two_rows_of_a_decision_charges_once(lost: int) -> N
     assert world.account["day_used"] == 3
 
 
-@pytest.mark.parametrize("lost", [0, 1, 2])
-def test_a_crash_between_the_two_rows_of_a_settlement_gives_back_once(lost: int) -> None:
+@pytest.mark.parametrize("lost", [0, 1, 2, 3])
+def test_a_crash_between_the_rows_of_a_settlement_gives_back_once(lost: int) -> None:
     world = World()
     world.ask("r1", ["a@x", "b@x"])
     journal = Journal(world.ledger)
@@ -470,9 +481,9 @@ def test_rows_end_when_nobody_can_ask_for_them() -> None:
     assert world.gate.expire(NOW_MS + 3 * DAY_MS) == 0
     assert world.gate.expire(NOW_MS + 3 * 3_600_000 + 4 * DAY_MS) == 0
     assert world.gate.expire(NOW_MS + 3 * 3_600_000 + 4 * DAY_MS + 1) == 1
-    assert list(world.ledger) == [b"acme:account:k1"]
+    assert list(world.ledger) == [b"acme:account", b"acme:account:k1"]
     assert world.gate.expire(NOW_MS + 20 * DAY_MS) == 0, "the month goes on"
-    assert world.gate.expire(NOW_MS + 30 * DAY_MS) == 1
+    assert world.gate.expire(NOW_MS + 30 * DAY_MS) == 2
     assert world.ledger == {}
     assert world.gate.expire(NOW_MS + 30 * DAY_MS) == 0
 
@@ -502,6 +513,7 @@ def test_the_gate_reads_both_lanes() -> None:
         "mailvet.admissions.interactive.v1",
         "mailvet.admissions.bulk.v1",
         "mailvet.settlements.v1",
+        "mailvet.key-commands.v1",
     ]
 
 

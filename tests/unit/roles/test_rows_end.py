@@ -19,6 +19,7 @@ from streams.codec import decode, encode
 from streams.records import Incoming, Outgoing
 from streams.roles.completion import Completion
 from streams.roles.gate import Gate
+from streams.roles.keyring import Keyring
 from streams.roles.progress import Progress
 from streams.tables import TABLES
 from tests.unit.roles.support import KEY, NOW_MS, Clock, Log, metrics, request_bytes, run, settings, values
@@ -58,7 +59,8 @@ class World:
 
     def __post_init__(self) -> None:
         config = settings(dev_daily_quota=1000)
-        self.gate = Gate(config, metrics(), ConfiguredKey(config), self.ledger, self.clock)
+        keyring = Keyring(metrics(), {}, ConfiguredKey(config), config.decisions_kept)
+        self.gate = Gate(config, metrics(), keyring, self.ledger, self.clock)
         self.completion = Completion(config, metrics(), requests=self.requests, progress=self.progress)
         self.logs = {name: Log(name) for name in ("mailvet.requests.v1", ATTEMPTS.name, SETTLEMENTS.name)}
 

@@ -8,6 +8,20 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from schemas.keys import (
+    Credential,
+    KeyEvent,
+    KeyRecord,
+    Kind,
+    Outcome,
+    Policy,
+    Refused,
+    Rotate,
+    Scopes,
+    Status,
+    TenantRecord,
+    Version,
+)
 from schemas.pipeline import (
     Admitted,
     Attempt,
@@ -76,6 +90,40 @@ FINDING = Finding(
 )
 POSITIONS = (Position(index=0, input="Jürgen@Bücher.example"), Position(index=1, input="jürgen@bücher.example"))
 
+SIGNATURE = Credential(kind=Kind.SIGNATURE, proof="ab" * 32)
+KEY = KeyRecord(
+    tenant="acme",
+    key="k1",
+    status=Status.REVOKED,
+    revision=3,
+    policy=Policy(rate_per_s=2.5, burst=3, daily=4, monthly=5, in_flight=6, max_addresses=7),
+    scopes=Scopes(depths=frozenset({Depth.DNS, Depth.SYNTAX}), lanes=frozenset(Lane), options=frozenset({"retry"})),
+    not_before=AT,
+    expires_at=datetime(2027, 3, 10, tzinfo=UTC),
+    versions=(
+        Version(
+            number=1,
+            credential=Credential(kind=Kind.BEARER, proof="cd" * 32),
+            created_at=AT,
+            starts_at=AT,
+            ends_at=AT,
+        ),
+        Version(number=2, credential=SIGNATURE, created_at=AT, starts_at=AT),
+    ),
+    minted=2,
+    created_at=AT,
+    rotated_at=AT,
+    changed_at=AT,
+)
+TENANT = TenantRecord(
+    tenant="acme",
+    revision=2,
+    limits=Policy(daily=100),
+    policies={"small": Policy(rate_per_s=1)},
+    suspended="harvesting",
+    commanded_at=AT,
+)
+
 SAMPLES: dict[str, BaseModel] = {
     "request": Request(
         request_id="r1",
@@ -134,6 +182,34 @@ SAMPLES: dict[str, BaseModel] = {
         given_back=1,
         finished_at=AT,
     ),
+    "key_command": Rotate(
+        command_id="0" * 32,
+        tenant="acme",
+        key="k1",
+        issued_at=AT,
+        actor="ann@example.com",
+        why="yearly",
+        credential=SIGNATURE,
+        grace_s=86_400,
+        starts_at=AT,
+    ),
+    "key_event": KeyEvent(
+        command_id="0" * 32,
+        verb="rotate",
+        tenant="acme",
+        key="k1",
+        actor="ann@example.com",
+        why="yearly",
+        issued_at=AT,
+        at=AT,
+        outcome=Outcome.REFUSED,
+        refused=Refused.KEY_REVOKED,
+        message="the key is revoked, which is for good: create another one",
+        key_record=KEY,
+        tenant_record=TENANT,
+    ),
+    "key_record": KEY,
+    "tenant_record": TENANT,
     "dead_letter": DeadLetter(
         reason="invalid",
         detail="addresses: too_short",

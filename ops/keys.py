@@ -1,0 +1,166 @@
+"""Keys from the operator's side: commands carried out by the gate, and the gate's table as it stands.
+
+Nothing here needs a web server: a command goes to ``key-commands.v1`` and its answer is awaited on ``key-events.v1``;
+keys are read from the changelog of the table that decides about them.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from pydantic import ValidationError
+
+from ops.cli.errors import Unfinished, UserError
+from ops.cli.kafka import consumer, producer, read_from, require_topics
+from schemas.keys import KeyCommand, KeyEvent, KeyRecord, Policy, TenantCommand, TenantRecord
+from schemas.topics import KEY_COMMANDS, KEY_EVENTS, physical_name
+from streams.access.decisions import instant
+from streams.codec import encode
+from streams.tables import TABLES
+
+READ_S = 60.0
+"""How long reading a whole topic may take."""
+
+QUIET_S = 2.0
+"""A broker that gives nothing for so long has nothing more, whatever it says of its end (the embedded one errs)."""
+
+_POLL_MS = 100
+
+
+async def carry_out(bootstrap: str, namespace: str, command: KeyCommand | TenantCommand, within_s: float) -> KeyEvent:
+    """Give a command to the gate and return its answer.
+
+    Raises:
+        UserError: no broker, or its topics are missing.
+        Unfinished: no answer within ``within_s`` seconds; the command may be carried out later.
+    """
+    commands, events = (physical_name(topic.name, namespace) for topic in (KEY_COMMANDS, KEY_EVENTS))
+    async with consumer(bootstrap) as reader, producer(bootstrap) as writer:
+        await require_topics(reader, commands, events)
+        await read_from(reader, events, await writer.partitions_for(events), {})
+        try:
+            async with asyncio.timeout(within_s):
+                await writer.send_and_wait(commands, encode(command), key=command.tenant.encode())
+                return await _answer(reader, command.command_id)
+        except TimeoutError:
+            raise Unfinished(
+                f"the gate did not answer within {within_s:g} s: is a worker with the role gate running? The command "
+                f"may still be carried out; given again with --command-id {command.command_id} it is carried out once"
+            ) from None
+        except KafkaError as error:
+            raise Unfinished(f"the broker refused the command: {error!r}") from None
+
+
+async def _answer(reader: AIOKafkaConsumer, command_id: str) -> KeyEvent:
+    while True:
+        for batch in (await reader.getmany(timeout_ms=_POLL_MS)).values():
+            for record in batch:
+                if command_id.encode() in (record.value or b""):
+                    return KeyEvent.model_validate_json(record.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """What the gate knows: keys by (tenant, key), tenants, and when keys were last used (to ten minutes)."""
+
+    keys: Mapping[tuple[str, str], KeyRecord]
+    tenants: Mapping[str, TenantRecord]
+    used: Mapping[tuple[str, str], datetime]
+
+    def tenant(self, name: str) -> TenantRecord:
+        """The tenant; one that no command named shares nothing."""
+        return self.tenants.get(name) or TenantRecord(tenant=name)
+
+    def policy(self, name: tuple[str, str]) -> Policy:
+        """The limits of a key, wherever they are written."""
+        policy = self.keys[name].policy
+        return self.tenant(name[0]).policies[policy] if isinstance(policy, str) else policy
+
+
+async def read_book(bootstrap: str, namespace: str, tenant: str | None = None) -> Book:
+    """Keys and tenants as the gate's table has them; of one tenant, or all.
+
+    Raises:
+        UserError: no broker, or its topics are missing.
+        Unfinished: the table could not be read to its end.
+    """
+    [declared] = [table for table in TABLES if table.name == "keys"]
+    rows: dict[bytes, bytes] = {}
+    async for key, value in read_topic(bootstrap, declared.changelog(namespace).name):
+        if tenant is not None and not key.startswith(f"{tenant}:".encode()):
+            continue
+        if value is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = value
+    return _book(rows)
+
+
+def _book(rows: Mapping[bytes, bytes]) -> Book:
+    keys, tenants, used = {}, {}, {}
+    for row_key, row in rows.items():
+        tenant, kind, *rest = row_key.decode().split(":")
+        name = (tenant, "".join(rest))
+        if kind == "key":
+            keys[name] = KeyRecord.model_validate_json(row)
+        elif kind == "tenant":
+            tenants[tenant] = TenantRecord.model_validate_json(row)
+        elif kind == "used":
+            used[name] = instant(int(row))
+    return Book(keys, tenants, used)
+
+
+async def read_history(bootstrap: str, namespace: str, tenant: str, key: str | None = None) -> list[KeyEvent]:
+    """What was commanded of a key, or of a tenant and all its keys, in its order: the audit trail.
+
+    Raises:
+        UserError, Unfinished: as :func:`read_book`.
+    """
+    events = {}
+    async for record_key, value in read_topic(bootstrap, physical_name(KEY_EVENTS.name, namespace)):
+        if record_key == tenant.encode() and value is not None:
+            event = _event(value)
+            if event is not None and key in (None, event.key):
+                events[event.command_id] = event
+    return sorted(events.values(), key=lambda event: event.at)
+
+
+def _event(value: bytes) -> KeyEvent | None:
+    try:
+        return KeyEvent.model_validate_json(value)
+    except ValidationError:
+        return None
+
+
+async def read_topic(bootstrap: str, topic: str) -> AsyncIterator[tuple[bytes, bytes | None]]:
+    """Key and value of every record of a topic, up to its end as it was at the start."""
+    async with consumer(bootstrap) as reader, producer(bootstrap) as writer:
+        await require_topics(reader, topic)
+        try:
+            async with asyncio.timeout(READ_S):
+                # A consumer that reads nothing yet may not have heard of the topic's partitions.
+                numbers = await writer.partitions_for(topic)
+                async for each in _read_all(reader, [TopicPartition(topic, number) for number in sorted(numbers)]):
+                    yield each
+        except TimeoutError:
+            raise Unfinished(f"{topic} could not be read to its end within {READ_S:.0f} s") from None
+        except KafkaError as error:
+            raise UserError(f"{topic} can't be read: {error!r}") from None
+
+
+async def _read_all(
+    reader: AIOKafkaConsumer, partitions: Sequence[TopicPartition]
+) -> AsyncIterator[tuple[bytes, bytes | None]]:
+    reader.assign(partitions)
+    await reader.seek_to_beginning()
+    ends = await reader.end_offsets(partitions)
+    heard = time.monotonic()
+    while time.monotonic() - heard < QUIET_S and any([await reader.position(each) < ends[each] for each in partitions]):
+        for batch in (await reader.getmany(timeout_ms=_POLL_MS)).values():
+            heard = time.monotonic()
+            for record in batch:
+                yield record.key or b"", record.value
