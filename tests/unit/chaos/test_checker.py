@@ -111,6 +111,7 @@ def settlement(given_back: int = 0) -> bytes:
 def decision(*, settled: bool, charged: int = 2) -> bytes:
     made = Decision(
         uid=UID,
+        key_id="chaos_k1",
         body="x",
         decided_by="bulk-0-0",
         at_ms=0,
@@ -152,7 +153,7 @@ def good() -> History:
     [admission] = history.logs[ADMISSIONS_BULK.name]
     history.logs[ADMISSIONS_BULK.name] = [replace(admission, headers={ORIGIN: f"{REQUESTS.name}/0/0".encode()})]
     history.logs[DEADLETTERS.name] = [letter()]
-    account_key, decision_key = row_key(TENANT, "account", "k1"), row_key(TENANT, "decision", UID)
+    account_key, decision_key = row_key(TENANT, "account"), row_key(TENANT, "decision", UID)
     rows = [
         (account_key, account(2)),
         (decision_key, decision(settled=False)),
@@ -260,14 +261,13 @@ def test_a_lost_request_is_caught(history: History) -> None:
 
 @pytest.mark.parametrize("key", ["account", "decision"])
 def test_a_double_charge_is_caught(history: History, key: str) -> None:
-    value = account(4) if key == "account" else decision(settled=True, charged=4)
-    name = "k1" if key == "account" else UID
-    history.logs[LEDGER].append(Written(LEDGER, 0, 4, row_key(TENANT, key, name), value))
+    value, names = (account(4), ()) if key == "account" else (decision(settled=True, charged=4), (UID,))
+    history.logs[LEDGER].append(Written(LEDGER, 0, 4, row_key(TENANT, key, *names), value))
     assert found(history) == {"charges": 1}
 
 
 def test_what_is_given_back_twice_is_caught(history: History) -> None:
-    history.logs[LEDGER].append(Written(LEDGER, 0, 4, row_key(TENANT, "account", "k1"), account(1)))
+    history.logs[LEDGER].append(Written(LEDGER, 0, 4, row_key(TENANT, "account"), account(1)))
     assert found(history) == {"charges": 1}
 
 
@@ -281,9 +281,7 @@ def test_a_settlement_that_says_something_else_is_caught(history: History, given
 
 def test_a_request_that_is_never_settled_is_caught(history: History) -> None:
     del history.logs[LEDGER][3]
-    history.logs[LEDGER].append(
-        Written(LEDGER, 0, 3, row_key(TENANT, "account", "k1"), account(2, in_flight={60000: 2}))
-    )
+    history.logs[LEDGER].append(Written(LEDGER, 0, 3, row_key(TENANT, "account"), account(2, in_flight={60000: 2})))
     history.looks = []
     assert len(judge(history, TENANT).charges) == 2
 
