@@ -14,6 +14,7 @@ from schemas.topics import (
     ADMITTED_BULK,
     ADMITTED_INTERACTIVE,
     ATTEMPTS,
+    CANCELS,
     DEADLETTERS,
     PREFIX,
     REQUESTS,
@@ -76,18 +77,18 @@ RETRIES: Final = (RETRIES_5M, RETRIES_15M, RETRIES_60M)
 ROLES: Final[Mapping[str, Rights]] = {
     "gate": Rights(
         reads=(REQUESTS, *ADMISSIONS, SETTLEMENTS, *KEY_COMMANDS),
-        writes=(*ADMISSIONS, *ADMITTED, RESULTS, DEADLETTERS, *KEY_EVENTS),
+        writes=(*ADMISSIONS, *ADMITTED, CANCELS, RESULTS, DEADLETTERS, *KEY_EVENTS),
         apps=("gate",),
         tables=_tables("gate"),
     ),
     "route": Rights(
-        reads=ADMITTED,
+        reads=(*ADMITTED, CANCELS),
         writes=(*TASKS, ATTEMPTS, DEADLETTERS),
         apps=("route-interactive", "route-bulk"),
     ),
     # A provider that has changed meanwhile gets the task handed on.
     "probe": Rights(
-        reads=TASKS,
+        reads=(*TASKS, CANCELS),
         writes=(*TASKS, *RETRIES, ATTEMPTS, DEADLETTERS),
         apps=("probe-interactive", "probe-bulk"),
     ),
@@ -98,7 +99,7 @@ ROLES: Final[Mapping[str, Rights]] = {
     ),
     # Answers that are overdue go through the log too.
     "completion": Rights(
-        reads=(*ADMITTED, ATTEMPTS),
+        reads=(*ADMITTED, ATTEMPTS, CANCELS),
         writes=(ATTEMPTS, RESULTS, SETTLEMENTS, DEADLETTERS),
         apps=("completion",),
         tables=_tables("completion"),
@@ -107,8 +108,9 @@ ROLES: Final[Mapping[str, Rights]] = {
 
 OPERATOR_READS: Final = (DEADLETTERS, *KEY_EVENTS)
 
-OPERATOR_TABLES: Final = tuple(table for table in TABLES if table.name == "keys")
-"""Their changelogs are read, by `mailvet keys list` and `show`: public keys and digests, no address."""
+OPERATOR_TABLES: Final = tuple(table for table in TABLES if table.name in ("keys", "ledger", "progress"))
+"""Their changelogs are read, by `mailvet keys list` and `show` and by `mailvet request`: public keys and digests, accounts,
+and of addresses what is known of those that are asked again."""
 
 OPERATOR_WRITES: Final = _once(
     *(topic for rights in ROLES.values() for topic in rights.reads), DEADLETTERS, *KEY_COMMANDS

@@ -7,7 +7,7 @@ from streams.codec import encode
 from streams.records import Outgoing
 
 KIND = "mailvet-kind"
-"""Header of every record on a results topic: ``result``, ``rejection`` or ``summary``."""
+"""Header of every record on a results topic: ``result``, ``rejection``, ``summary`` or ``cancellation``."""
 
 
 def published(record: Result | Rejection | Summary, tenant: str, *, own_topic: bool) -> Outgoing:
