@@ -109,8 +109,8 @@ ROLES: Final[Mapping[str, Rights]] = {
 OPERATOR_READS: Final = (DEADLETTERS, *KEY_EVENTS)
 
 OPERATOR_TABLES: Final = tuple(table for table in TABLES if table.name in ("keys", "ledger", "progress"))
-"""Their changelogs are read, by `mailvet keys list` and `show` and by `mailvet request`: public keys and digests, accounts,
-and of addresses what is known of those that are asked again."""
+"""Their changelogs are read: by `mailvet keys list` and `show` (public keys and digests, no address), and by `mailvet
+request` (accounts and decisions, and what is known of addresses that wait to be asked again)."""
 
 OPERATOR_WRITES: Final = _once(
     *(topic for rights in ROLES.values() for topic in rights.reads), DEADLETTERS, *KEY_COMMANDS

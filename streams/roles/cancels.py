@@ -20,6 +20,7 @@ from streams.codec import decode
 from streams.kafka import client_options
 from streams.records import Unusable
 from streams.settings import Settings
+from streams.wire import read_anything
 
 REMEMBERED = 100_000
 """The latest requests; about 20 MB."""
@@ -62,6 +63,7 @@ class CancelWatch(Service):
 
     async def on_started(self) -> None:
         """Read on."""
+        read_anything()
         self.add_future(self._follow())
 
     async def _follow(self) -> None:

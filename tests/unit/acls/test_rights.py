@@ -4,7 +4,7 @@ import pytest
 
 from ops.access.page import PAGE, with_table
 from ops.access.rights import OPERATOR_READS, OPERATOR_WRITES, ROLES, groups, of_roles, topics_needed, written
-from schemas.topics import DEADLETTERS, REQUESTS, RESULTS, TIERS, TOPICS, Topic
+from schemas.topics import CANCELS, DEADLETTERS, REQUESTS, RESULTS, TIERS, TOPICS, Topic
 from streams import app
 from streams.roles.completion import Completion
 from streams.roles.gate import Gate
@@ -33,9 +33,14 @@ def subscribed(role: str) -> tuple[Topic, ...]:
     return tuple(subscription.topic for subscription in roles[role]().subscriptions())
 
 
+def followed(role: str) -> tuple[Topic, ...]:
+    """What it reads in every process, without a group: whoever works on addresses leaves those that were cancelled."""
+    return (CANCELS,) if role in ("route", "probe") else ()
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_may_read_what_it_subscribes_to_and_nothing_else(role: str) -> None:
-    assert {topic.name for topic in ROLES[role].reads} == {topic.name for topic in subscribed(role)}
+    assert {topic.name for topic in ROLES[role].reads} == {topic.name for topic in (*subscribed(role), *followed(role))}
 
 
 def test_every_role_and_no_other_has_rights() -> None:
@@ -76,6 +81,7 @@ def test_whoever_writes_results_writes_the_tenants_own_too() -> None:
         "eu.mailvet.admitted.interactive.v1",
         "eu.mailvet.admitted.bulk.v1",
         "eu.mailvet.attempts.v1",
+        "eu.mailvet.cancels.v1",
         "eu.mailvet.results.v1",
         "eu.mailvet.settlements.v1",
         "eu.mailvet.deadletters.v1",
