@@ -44,6 +44,13 @@ class Rights:
     """Each is a consumer group (:func:`streams.tables.app_id`)."""
     tables: tuple[TableDeclaration, ...] = ()
     """Their changelogs are read and written."""
+    follows: tuple[Topic, ...] = ()
+    """Read by every process, without a group; what can't be used there is another role's to write down."""
+
+    @property
+    def seen(self) -> tuple[Topic, ...]:
+        """All that is read but tables."""
+        return _once(*self.reads, *self.follows)
 
     def __or__(self, other: "Rights") -> "Rights":
         return Rights(
@@ -51,6 +58,7 @@ class Rights:
             _once(*self.writes, *other.writes),
             (*self.apps, *other.apps),
             (*self.tables, *other.tables),
+            _once(*self.follows, *other.follows),
         )
 
 
@@ -82,13 +90,15 @@ ROLES: Final[Mapping[str, Rights]] = {
         tables=_tables("gate"),
     ),
     "route": Rights(
-        reads=(*ADMITTED, CANCELS),
+        reads=ADMITTED,
+        follows=(CANCELS,),
         writes=(*TASKS, ATTEMPTS, DEADLETTERS),
         apps=("route-interactive", "route-bulk"),
     ),
     # A provider that has changed meanwhile gets the task handed on.
     "probe": Rights(
-        reads=(*TASKS, CANCELS),
+        reads=TASKS,
+        follows=(CANCELS,),
         writes=(*TASKS, *RETRIES, ATTEMPTS, DEADLETTERS),
         apps=("probe-interactive", "probe-bulk"),
     ),
@@ -135,7 +145,7 @@ def written(rights: Rights, settings: Settings) -> tuple[Topic, ...]:
 def topics_needed(roles: Iterable[str], settings: Settings) -> tuple[Topic, ...]:
     """The topics of a process with these roles, under their names on the broker, changelogs included."""
     rights = of_roles(roles)
-    named = (topic.named(settings.namespace) for topic in (*rights.reads, *written(rights, settings)))
+    named = (topic.named(settings.namespace) for topic in (*rights.seen, *written(rights, settings)))
     return _once(*named, *(table.changelog(settings.namespace) for table in rights.tables))
 
 

@@ -225,6 +225,11 @@ async def test_the_pipeline_runs_with_a_user_for_each_role_and_the_rights_are_th
         # Nobody is there who could route it: completion answers when its time is over.
         overdue = datetime.now(UTC) + timedelta(seconds=2)
         await _request(secure, "overdue", "alice@accepts.test", verdict_by=overdue.isoformat())
+        await _request(secure, "ended", "alice@accepts.test")
+        await until(lambda: _says(secure, ACME, "is cancelled: 1 unknown", "cancel", "ended", MAILVET_KEY=KEY))
+        assert await _says(secure, OPERATOR, "0 of 1 address", "status", "overdue", "--tenant", "acme") or (
+            await _says(secure, OPERATOR, "(1 timeout)", "status", "overdue", "--tenant", "acme")
+        )
         await secure.start(world, tmp_path, "route", "probe", "retry")
         samples = [
             sample
@@ -255,6 +260,18 @@ async def _every_role_has_a_dead_letter_of_each_topic(secure: Secure) -> bool:
 async def _request(secure: Secure, request_id: str, address: str, **fields: str) -> None:
     value = json.dumps({"request_id": request_id, "addresses": [address], **fields}).encode()
     await secure.write(ACME, REQUESTS, value, {HEADER: KEY})
+
+
+async def _says(secure: Secure, user: str, what: str, *command: str, **environment: str) -> bool:
+    """Whether `mailvet request` says so to this user."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ops.cli.main", "request", *command),
+        env=os.environ | secure.environment(user, **environment),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 70)
+    return what in out.decode()
 
 
 async def _submit(secure: Secure, folder: Path, lane: Lane, addresses: list[str]) -> dict[str, str]:
@@ -313,7 +330,7 @@ def _declared() -> set[tuple[str, str, str]]:
 
 async def _answers_stand_in_the_tenants_topic_alone(secure: Secure) -> None:
     records = [json.loads(value) for value in await secure.read(ACME, own_results("acme"), group=_group("acme", "crm"))]
-    assert {record["kind"] for record in records} == {"result", "summary", "rejection"}
+    assert {record["kind"] for record in records} == {"result", "summary", "rejection", "cancellation"}
     overdue = [record for record in records if record["request_id"] == "overdue"]
     assert sorted(record["reason"] for record in overdue if record["kind"] != "summary") == [
         "request_id_conflict",

@@ -33,14 +33,11 @@ def subscribed(role: str) -> tuple[Topic, ...]:
     return tuple(subscription.topic for subscription in roles[role]().subscriptions())
 
 
-def followed(role: str) -> tuple[Topic, ...]:
-    """What it reads in every process, without a group: whoever works on addresses leaves those that were cancelled."""
-    return (CANCELS,) if role in ("route", "probe") else ()
-
-
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_may_read_what_it_subscribes_to_and_nothing_else(role: str) -> None:
-    assert {topic.name for topic in ROLES[role].reads} == {topic.name for topic in (*subscribed(role), *followed(role))}
+    assert {topic.name for topic in ROLES[role].reads} == {topic.name for topic in subscribed(role)}
+    # Whoever works on addresses leaves those of requests that were cancelled.
+    assert ROLES[role].follows == ((CANCELS,) if role in ("route", "probe") else ())
 
 
 def test_every_role_and_no_other_has_rights() -> None:
