@@ -57,9 +57,6 @@ CONFLICT = Refusal(Reason.REQUEST_ID_CONFLICT, "this request_id was used with an
 CONCURRENCY = 1000
 """Records whose outputs may be on their way to the broker; deciding itself is one at a time."""
 
-MAX_CANCEL_BYTES = 4096
-"""A request id takes 128 characters, each 12 bytes at most as JSON may write it."""
-
 BURST = 10
 """A decision on 1,000 addresses takes under a millisecond; one tenant's requests are decided one after the other."""
 
@@ -323,21 +320,22 @@ def _read(value: bytes) -> Request | Cancel:
     try:
         return Request.model_validate_json(value, strict=True)
     except ValidationError as error:
-        cancel = _read_cancel(value)
-        if cancel is None:
-            raise unusable(error) from None
-        return cancel
+        if _has_cancel(error):
+            return _read_cancel(value)
+        raise unusable(error) from None
 
 
-def _read_cancel(value: bytes) -> Cancel | None:
-    """Looked for in short records alone, so that a megabyte of rubbish is not read twice."""
-    if len(value) > MAX_CANCEL_BYTES:
-        return None
+def _has_cancel(error: ValidationError) -> bool:
+    """Whether what is no request has the field that makes a cancel of it."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    return any(problem["loc"] == ("cancel",) for problem in problems)
+
+
+def _read_cancel(value: bytes) -> Cancel:
     try:
-        cancel = Cancel.model_validate_json(value, strict=True)
-    except ValidationError:
-        return None
-    return cancel if "cancel" in cancel.model_fields_set else None
+        return Cancel.model_validate_json(value, strict=True)
+    except ValidationError as error:
+        raise unusable(error) from None
 
 
 def _text(raw: bytes | None) -> str:

@@ -143,11 +143,11 @@ def test_only_the_key_that_made_a_request_cancels_it_while_it_is_served() -> Non
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (b'{"request_id":"r1","cancel":false}', "invalid"),
+        (b'{"request_id":"r1","cancel":false}', "invalid: cancel: literal_error"),
         (b'{"request_id":"r1","cancel":true,"addresses":["a@x.example"]}', "invalid"),
         (b'{"request_id":"r1"}', "invalid"),
         (b'{"request_id":"r1","cancel":true,"schema_version":2}', "unknown_version"),
-        (b'{"request_id":"r1","cancel":true' + b" " * 5000 + b"}", "invalid"),
+        (b'{"request_id":"","cancel":true}', "invalid"),
     ],
 )
 def test_what_is_no_cancel_and_no_request_is_a_dead_letter(value: bytes, reason: str) -> None:
