@@ -5,8 +5,7 @@ keys are read from the changelog of the table that decides about them.
 """
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,7 +14,7 @@ from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 from ops.cli.errors import Unfinished, UserError
-from ops.cli.kafka import consumer, producer, read_from, require_topics
+from ops.cli.kafka import POLL_MS, consumer, producer, read_from, read_to_end, require_topics
 from schemas.keys import KeyCommand, KeyEvent, KeyRecord, Policy, TenantCommand, TenantRecord
 from schemas.topics import KEY_COMMANDS, KEY_EVENTS, physical_name
 from streams.access.decisions import instant
@@ -24,11 +23,6 @@ from streams.tables import TABLES
 
 READ_S = 60.0
 """How long reading a whole topic may take."""
-
-QUIET_S = 2.0
-"""A broker that gives nothing for so long has nothing more, whatever it says of its end (the embedded one errs)."""
-
-_POLL_MS = 100
 
 
 async def carry_out(bootstrap: str, namespace: str, command: KeyCommand | TenantCommand, within_s: float) -> KeyEvent:
@@ -57,7 +51,7 @@ async def carry_out(bootstrap: str, namespace: str, command: KeyCommand | Tenant
 
 async def _answer(reader: AIOKafkaConsumer, command_id: str) -> KeyEvent:
     while True:
-        for batch in (await reader.getmany(timeout_ms=_POLL_MS)).values():
+        for batch in (await reader.getmany(timeout_ms=POLL_MS)).values():
             for record in batch:
                 if command_id.encode() in (record.value or b""):
                     return KeyEvent.model_validate_json(record.value)
@@ -144,23 +138,10 @@ async def read_topic(bootstrap: str, topic: str) -> AsyncIterator[tuple[bytes, b
             async with asyncio.timeout(READ_S):
                 # A consumer that reads nothing yet may not have heard of the topic's partitions.
                 numbers = await writer.partitions_for(topic)
-                async for each in _read_all(reader, [TopicPartition(topic, number) for number in sorted(numbers)]):
-                    yield each
+                partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
+                async for record in read_to_end(reader, partitions):
+                    yield record.key or b"", record.value
         except TimeoutError:
             raise Unfinished(f"{topic} could not be read to its end within {READ_S:.0f} s") from None
         except KafkaError as error:
             raise UserError(f"{topic} can't be read: {error!r}") from None
-
-
-async def _read_all(
-    reader: AIOKafkaConsumer, partitions: Sequence[TopicPartition]
-) -> AsyncIterator[tuple[bytes, bytes | None]]:
-    reader.assign(partitions)
-    await reader.seek_to_beginning()
-    ends = await reader.end_offsets(partitions)
-    heard = time.monotonic()
-    while time.monotonic() - heard < QUIET_S and any([await reader.position(each) < ends[each] for each in partitions]):
-        for batch in (await reader.getmany(timeout_ms=_POLL_MS)).values():
-            heard = time.monotonic()
-            for record in batch:
-                yield record.key or b"", record.value

@@ -1,14 +1,17 @@
 """For consumers of results: drops what was published again after a crash.
 
 A repeat is the same record to the last byte, under the same (``request_uid``, ``kind``, ``index``), so that whichever
-comes first may be kept. Memory is bounded by the number of requests: one bit an address for the latest of them. After
-a restart nothing is known: where that matters, let the sink refuse a second row under the same three names.
+comes first may be kept. Answers to cancels always pass: each says how its request stood. Memory is bounded by the
+number of requests: one bit an address for the latest of them. After a restart nothing is known: where that matters, let
+the sink refuse a second row under the same three names.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
-from schemas.result import Rejection, Result, Summary
+from schemas.result import Cancellation, Rejection, Result, Summary
+
+AnyOutput = Result | Rejection | Summary | Cancellation
 
 _ENDS = {"summary": 1, "rejection": 2}
 """Bits of the records that speak of a whole request; an address has the bit of its index above them."""
@@ -33,10 +36,9 @@ class Dedupe:
             self._seen.popitem(last=False)
         return not seen & bit
 
-    def fresh(self, records: Iterable[Result | Rejection | Summary]) -> Iterator[Result | Rejection | Summary]:
+    def fresh(self, records: Iterable[AnyOutput]) -> Iterator[AnyOutput]:
         """The records without repeats, in their order."""
-        return (
-            record
-            for record in records
-            if self.is_new(record.request_uid, record.kind, record.index if isinstance(record, Result) else None)
-        )
+        return (record for record in records if isinstance(record, Cancellation) or self._is_new(record))
+
+    def _is_new(self, record: Result | Rejection | Summary) -> bool:
+        return self.is_new(record.request_uid, record.kind, record.index if isinstance(record, Result) else None)

@@ -13,21 +13,24 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from schemas.keys import Command, KeyEvent, KeyRecord, TenantRecord
-from schemas.pipeline import Admitted, Attempt, DeadLetter, Replayed, Settlement, Task
-from schemas.request import Request
-from schemas.result import Output, Rejection, Result, Summary
+from schemas.pipeline import Admitted, Attempt, CancelOrder, DeadLetter, Replayed, Settlement, Task
+from schemas.request import Cancel, Request
+from schemas.result import Cancellation, Output, Rejection, Result, Summary
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FOLDER = Path(__file__).parent / "json"
 
 RECORDS: Mapping[str, tuple[Any, Literal["validation", "serialization"]]] = {
     "request": (Request, "validation"),
+    "cancel": (Cancel, "validation"),
     "admitted": (Admitted, "serialization"),
+    "cancel_order": (CancelOrder, "serialization"),
     "task": (Task, "serialization"),
     "attempt": (Attempt, "serialization"),
     "result": (Result, "serialization"),
     "rejection": (Rejection, "serialization"),
     "summary": (Summary, "serialization"),
+    "cancellation": (Cancellation, "serialization"),
     "output": (Output, "serialization"),
     "settlement": (Settlement, "serialization"),
     "key_command": (Command, "validation"),

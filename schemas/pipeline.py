@@ -80,8 +80,20 @@ class Attempt(Record):
     """What one attempt learned (``attempts.v1``, keyed by request uid)."""
 
     ticket: Ticket
-    origin: Literal["route", "probe", "deadline"]
+    origin: Literal["route", "probe", "deadline", "cancel"]
     entries: Annotated[tuple[AttemptEntry, ...], Field(min_length=1)]
+
+
+class CancelOrder(Record):
+    """An admitted request shall end (``cancels.v1``, keyed by request uid): from the gate, or from an operator.
+
+    Completion answers what is not decided; whoever would work on the request's addresses leaves them. ``verdict_by`` is
+    the request's own: the order means nothing after it.
+    """
+
+    request_uid: Uid
+    verdict_by: Instant
+    by: str = Field(description="The tenant's key that ordered it, or the operator.")
 
 
 class Settlement(Record):

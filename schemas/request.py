@@ -1,7 +1,7 @@
 """What a client writes to ``requests.v1``."""
 
 import hashlib
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints
 
@@ -46,6 +46,13 @@ class Request(Inbound):
         description="When every address shall have its verdict: what is known by then is the answer.",
     )
     options: Options = Options()
+
+
+class Cancel(Inbound):
+    """The end of a request: its undecided addresses are answered at once. Written and proven as a request is."""
+
+    request_id: RequestId = Field(description="The client's own id of the request that shall end.")
+    cancel: Literal[True] = True
 
 
 def request_uid(tenant: str, request_id: str) -> str:

@@ -1,5 +1,6 @@
 """What a client reads: one :class:`Result` an address, then one :class:`Summary` a request."""
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -139,5 +140,31 @@ class Summary(Record):
     finished_at: Instant
 
 
-Output = Annotated[Result | Rejection | Summary, Field(discriminator="kind")]
+class CancelOutcome(StrEnum):
+    """What became of a request to cancel another one."""
+
+    ACCEPTED = "accepted"
+    FINISHED = "finished"
+    NOT_ADMITTED = "not_admitted"
+    UNKNOWN_REQUEST = "unknown_request"
+    REFUSED = "refused"
+
+
+class Cancellation(Record):
+    """The answer to a :class:`schemas.request.Cancel`: how the request stood when the gate read it.
+
+    ``accepted``: what was not decided by then is answered with the reason ``cancelled``, then comes the summary.
+    """
+
+    kind: Literal["cancellation"] = "cancellation"
+    request_uid: Uid
+    request_id: RequestId
+    key_id: str
+    outcome: CancelOutcome
+    reason: Reason | None = Field(default=None, description="Why the key was refused, or the request was rejected.")
+    message: str
+    at: Instant
+
+
+Output = Annotated[Result | Rejection | Summary | Cancellation, Field(discriminator="kind")]
 """Whatever may stand on a results topic."""

@@ -91,6 +91,7 @@ RETRIES_5M = Topic(PREFIX + "retries.5m.v1", "provider#shard", "Task", 3 * DAY_M
 RETRIES_15M = Topic(PREFIX + "retries.15m.v1", "provider#shard", "Task", 3 * DAY_MS)
 RETRIES_60M = Topic(PREFIX + "retries.60m.v1", "provider#shard", "Task", 3 * DAY_MS)
 ATTEMPTS = Topic(PREFIX + "attempts.v1", "request_uid", "Attempt", 3 * DAY_MS)
+CANCELS = Topic(PREFIX + "cancels.v1", "request_uid", "CancelOrder", 3 * DAY_MS)
 RESULTS = Topic(PREFIX + "results.v1", "request_uid", "Result | Rejection | Summary", 7 * DAY_MS)
 SETTLEMENTS = Topic(PREFIX + "settlements.v1", "tenant", "Settlement", 3 * DAY_MS)
 KEY_COMMANDS = Topic(PREFIX + "key-commands.v1", "tenant", "Command", FOR_EVER, max_message_bytes=64 * 1024)
@@ -109,6 +110,7 @@ TOPICS = (
     RETRIES_15M,
     RETRIES_60M,
     ATTEMPTS,
+    CANCELS,
     RESULTS,
     SETTLEMENTS,
     KEY_COMMANDS,

@@ -41,6 +41,7 @@ class Reason(StrEnum):
     PROTOCOL_ERROR = "protocol_error"
     DO_NOT_PROBE = "do_not_probe"
     NOT_PROBED = "not_probed"
+    CANCELLED = "cancelled"
     INTERNAL_ERROR = "internal_error"
     KEY_EXPIRED = "key_expired"
     KEY_REVOKED = "key_revoked"
@@ -84,6 +85,7 @@ _BY_VERDICT = {
         Reason.PROTOCOL_ERROR,
         Reason.DO_NOT_PROBE,
         Reason.NOT_PROBED,
+        Reason.CANCELLED,
         Reason.INTERNAL_ERROR,
     ),
     Verdict.REJECTED: (
@@ -115,6 +117,9 @@ RETRYABLE = frozenset(
     }
 )
 """Reasons that say "later": asking again may well give a definite verdict."""
+
+THROTTLED = frozenset({Reason.RATE_EXCEEDED, Reason.IN_FLIGHT_EXCEEDED})
+"""Rejections that only say "not now"."""
 
 
 class Depth(StrEnum):

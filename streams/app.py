@@ -23,6 +23,7 @@ from streams.metrics import Metrics
 from streams.observe import PoolObserver
 from streams.progress import ProgressWatch, Watched
 from streams.records import Outgoing
+from streams.roles.cancels import Cancelled, CancelWatch
 from streams.roles.completion import Completion
 from streams.roles.gate import Gate
 from streams.roles.keyring import Keyring
@@ -55,6 +56,7 @@ async def open_worker(roles: Sequence[str], settings: Settings, metrics: Metrics
     async with AsyncExitStack() as stack:
         parts = _Parts(settings, metrics)
         if {"route", "probe"} & set(roles):
+            parts.services.append(CancelWatch(settings, parts.cancelled))
             observer = PoolObserver(metrics)
             core = open_core(settings, observer=observer, on_query=parts.dns_asked)
             parts.core = await stack.enter_async_context(core)
@@ -69,6 +71,7 @@ class _Parts:
     settings: Settings
     metrics: Metrics
     core: Core | None = None
+    cancelled: Cancelled = field(default_factory=lambda: Cancelled(now_ms))
     engines: list[Engine] = field(default_factory=list)
     services: list[Service] = field(default_factory=list)
     _watched: list[Watched] = field(default_factory=list)
@@ -108,7 +111,14 @@ class _Parts:
 
     def _route(self, _: Producer) -> None:
         core = self._core()
-        route = Route(self.settings, self.metrics, precheck=core.precheck, resolver=core.resolver, clock=now_ms)
+        route = Route(
+            self.settings,
+            self.metrics,
+            precheck=core.precheck,
+            resolver=core.resolver,
+            clock=now_ms,
+            cancelled=self.cancelled,
+        )
         self._bind_by_lane("route", route.subscriptions())
 
     def _probe(self, _: Producer) -> None:
@@ -121,6 +131,7 @@ class _Parts:
             prober=_Measured(core.prober, self.metrics),
             clock=now_ms,
             sessions_of=lambda provider: core.policies.policy(provider).sessions,
+            cancelled=self.cancelled,
         )
         self._bind_by_lane("probe", probing.subscriptions())
 

@@ -58,6 +58,7 @@ class Metrics:
 
         # Requests and verdicts: what clients see
         self.requests = counter("requests", "Decisions of admission: admitted, or the reason of a refusal.", "decision")
+        self.cancels = counter("cancels", "Requests to cancel another one, by what became of them.", "outcome")
         self.authentications = counter(
             "authentications", "Credentials that were checked, by kind: accepted or refused.", "kind", "outcome"
         )

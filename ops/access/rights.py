@@ -14,6 +14,7 @@ from schemas.topics import (
     ADMITTED_BULK,
     ADMITTED_INTERACTIVE,
     ATTEMPTS,
+    CANCELS,
     DEADLETTERS,
     PREFIX,
     REQUESTS,
@@ -43,6 +44,13 @@ class Rights:
     """Each is a consumer group (:func:`streams.tables.app_id`)."""
     tables: tuple[TableDeclaration, ...] = ()
     """Their changelogs are read and written."""
+    follows: tuple[Topic, ...] = ()
+    """Read by every process, without a group; what can't be used there is another role's to write down."""
+
+    @property
+    def seen(self) -> tuple[Topic, ...]:
+        """All that is read but tables."""
+        return _once(*self.reads, *self.follows)
 
     def __or__(self, other: "Rights") -> "Rights":
         return Rights(
@@ -50,6 +58,7 @@ class Rights:
             _once(*self.writes, *other.writes),
             (*self.apps, *other.apps),
             (*self.tables, *other.tables),
+            _once(*self.follows, *other.follows),
         )
 
 
@@ -76,18 +85,20 @@ RETRIES: Final = (RETRIES_5M, RETRIES_15M, RETRIES_60M)
 ROLES: Final[Mapping[str, Rights]] = {
     "gate": Rights(
         reads=(REQUESTS, *ADMISSIONS, SETTLEMENTS, *KEY_COMMANDS),
-        writes=(*ADMISSIONS, *ADMITTED, RESULTS, DEADLETTERS, *KEY_EVENTS),
+        writes=(*ADMISSIONS, *ADMITTED, CANCELS, RESULTS, DEADLETTERS, *KEY_EVENTS),
         apps=("gate",),
         tables=_tables("gate"),
     ),
     "route": Rights(
         reads=ADMITTED,
+        follows=(CANCELS,),
         writes=(*TASKS, ATTEMPTS, DEADLETTERS),
         apps=("route-interactive", "route-bulk"),
     ),
     # A provider that has changed meanwhile gets the task handed on.
     "probe": Rights(
         reads=TASKS,
+        follows=(CANCELS,),
         writes=(*TASKS, *RETRIES, ATTEMPTS, DEADLETTERS),
         apps=("probe-interactive", "probe-bulk"),
     ),
@@ -98,7 +109,7 @@ ROLES: Final[Mapping[str, Rights]] = {
     ),
     # Answers that are overdue go through the log too.
     "completion": Rights(
-        reads=(*ADMITTED, ATTEMPTS),
+        reads=(*ADMITTED, ATTEMPTS, CANCELS),
         writes=(ATTEMPTS, RESULTS, SETTLEMENTS, DEADLETTERS),
         apps=("completion",),
         tables=_tables("completion"),
@@ -107,8 +118,9 @@ ROLES: Final[Mapping[str, Rights]] = {
 
 OPERATOR_READS: Final = (DEADLETTERS, *KEY_EVENTS)
 
-OPERATOR_TABLES: Final = tuple(table for table in TABLES if table.name == "keys")
-"""Their changelogs are read, by `mailvet keys list` and `show`: public keys and digests, no address."""
+OPERATOR_TABLES: Final = tuple(table for table in TABLES if table.name in ("keys", "ledger", "progress"))
+"""Their changelogs are read: by `mailvet keys list` and `show` (public keys and digests, no address), and by `mailvet
+request` (accounts and decisions, and what is known of addresses that wait to be asked again)."""
 
 OPERATOR_WRITES: Final = _once(
     *(topic for rights in ROLES.values() for topic in rights.reads), DEADLETTERS, *KEY_COMMANDS
@@ -133,7 +145,7 @@ def written(rights: Rights, settings: Settings) -> tuple[Topic, ...]:
 def topics_needed(roles: Iterable[str], settings: Settings) -> tuple[Topic, ...]:
     """The topics of a process with these roles, under their names on the broker, changelogs included."""
     rights = of_roles(roles)
-    named = (topic.named(settings.namespace) for topic in (*rights.reads, *written(rights, settings)))
+    named = (topic.named(settings.namespace) for topic in (*rights.seen, *written(rights, settings)))
     return _once(*named, *(table.changelog(settings.namespace) for table in rights.tables))
 
 

@@ -17,9 +17,10 @@ from prometheus_client import CollectorRegistry
 from ops import keys
 from ops.bench.contest import ContestError
 from ops.cli.kafka import delete_topics, reach
-from ops.cli.keyfile import Minted, Presenter, mint
+from ops.cli.keyfile import Minted, mint
 from ops.topics import create_all, declared
 from schemas import signing
+from schemas.client import Presenter
 from schemas.keys import Create, Kind, Policy
 from schemas.request import Request
 from schemas.topics import KEY_COMMANDS, REQUESTS, physical_name

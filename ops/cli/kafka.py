@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
@@ -23,6 +24,10 @@ CONNECT_S = 10.0
 CLOSE_S = 5.0
 """How long it waits for a goodbye."""
 
+QUIET_S = 2.0
+"""A broker that gives nothing for so long has nothing more, whatever it says of its end (the embedded one errs)."""
+
+POLL_MS = 100
 _REQUEST_MS = 10_000
 
 Client = TypeVar("Client", AIOKafkaProducer, AIOKafkaConsumer)
@@ -179,6 +184,24 @@ async def read_from(
     for partition, start in starts.items():
         client.seek(partition, start)
     return {partition.partition: start for partition, start in starts.items()}
+
+
+async def read_to_end(
+    client: AIOKafkaConsumer, partitions: Sequence[TopicPartition], *, since_ms: int | None = None
+) -> AsyncIterator[ConsumerRecord]:
+    """Every record of these partitions up to their ends as they are now; from a time (milliseconds since 1970) on."""
+    client.assign(partitions)
+    await client.seek_to_beginning()
+    ends = await client.end_offsets(partitions)
+    if since_ms is not None:
+        for partition, found in (await client.offsets_for_times(dict.fromkeys(partitions, since_ms))).items():
+            client.seek(partition, ends[partition] if found is None else found.offset)
+    heard = time.monotonic()
+    while time.monotonic() - heard < QUIET_S and any([await client.position(each) < ends[each] for each in partitions]):
+        for batch in (await client.getmany(timeout_ms=POLL_MS)).values():
+            heard = time.monotonic()
+            for record in batch:
+                yield record
 
 
 async def delete_topics(bootstrap: str, names: Sequence[str]) -> None:

@@ -1,88 +1,30 @@
-"""Credentials on the client's side: minted here, read from files, and put into the headers of requests.
+"""Credentials on the client's side: minted here, and read from files.
 
 A secret never leaves this side: of a new one only the public key or the digest goes into a command.
 """
 
 import os
 import secrets
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ops.cli.errors import UserError
-from schemas import signing
+from schemas import bearer, client, signing
+from schemas.client import KEY_ID_LINE, BearerKey, Presenter, SigningKey, Unnamed
 from schemas.keys import Credential, Kind
 from schemas.signing import Malformed
-from streams.access import credentials
 
 KEY_VARIABLE = "MAILVET_KEY"
 KEY_ID_VARIABLE = "MAILVET_KEY_ID"
 
 SECRET_BYTES = 32
 _MAX_FILE = 4096
-_PEM = "-----BEGIN "
-_KEY_ID_LINE = f"{signing.KEY_ID_HEADER}: "
 
 
-class Presenter(Protocol):
-    """Whoever sends requests, with the credential that proves it."""
-
-    @property
-    def tenant(self) -> str: ...
-
-    def headers(self, topic: str, request_id: str, value: bytes) -> list[tuple[str, bytes]]:
-        """The headers of one record on its way to ``topic``."""
-
-
-@dataclass(frozen=True, slots=True)
-class BearerKey:
-    """A bearer key, checked for mistypes."""
-
-    token: str = field(repr=False)
-
-    @property
-    def tenant(self) -> str:
-        """Whose key it is."""
-        return credentials.parse(self.token).tenant
-
-    def headers(self, _topic: str, _request_id: str, _value: bytes) -> list[tuple[str, bytes]]:
-        """The key itself, the same for every record."""
-        return [(credentials.HEADER, self.token.encode())]
-
-
-@dataclass(frozen=True, slots=True)
-class SigningKey:
-    """A private key and the id of the key that it belongs to."""
-
-    key_id: str
-    private: Ed25519PrivateKey = field(repr=False)
-    audience: str = signing.DEFAULT_AUDIENCE
-    clock: Callable[[], float] = time.time
-
-    @property
-    def tenant(self) -> str:
-        """Whose key it is."""
-        return signing.split_key_id(self.key_id)[0]
-
-    def headers(self, topic: str, request_id: str, value: bytes) -> list[tuple[str, bytes]]:
-        """A signature over the record, as of now."""
-        return signing.sign(
-            self.private,
-            audience=self.audience,
-            topic=topic,
-            key_id=self.key_id,
-            signed_at_ms=round(self.clock() * 1000),
-            request_id=request_id,
-            value=value,
-        )
-
-
-def read_credential(key_file: Path | None, key_id: str | None, audience: str) -> Presenter:
+def read_credential(key_file: Path | None, key_id: str | None, audience: str) -> BearerKey | SigningKey:
     """The credential from its file, else from the environment: a bearer key, or a private key in PEM.
 
     The id of a private key is ``key_id``, else the environment's, else that in the file before the PEM.
@@ -97,23 +39,11 @@ def read_credential(key_file: Path | None, key_id: str | None, audience: str) ->
     if not text.strip():
         raise UserError(f"no key: set {KEY_VARIABLE}, or name a file that holds it with --key-file")
     try:
-        if _PEM in text:
-            return _signing_key(text, key_id, audience)
-        token = text.splitlines()[0].strip()
-        credentials.parse(token)
+        return client.read_credential(text, key_id or os.environ.get(KEY_ID_VARIABLE), audience)
+    except Unnamed:
+        raise UserError(f"whose private key is it? Give --key-id TENANT_KEY, or set {KEY_ID_VARIABLE}") from None
     except Malformed as error:
         raise UserError(f"{error} (from {key_file or KEY_VARIABLE})") from None
-    return BearerKey(token)
-
-
-def _signing_key(text: str, key_id: str | None, audience: str) -> SigningKey:
-    before = text[: text.index(_PEM)].splitlines()
-    in_file = next((line.removeprefix(_KEY_ID_LINE).strip() for line in before if line.startswith(_KEY_ID_LINE)), None)
-    name = key_id or os.environ.get(KEY_ID_VARIABLE) or in_file
-    if not name:
-        raise UserError(f"whose private key is it? Give --key-id TENANT_KEY, or set {KEY_ID_VARIABLE}")
-    signing.split_key_id(name)
-    return SigningKey(name, signing.read_private_key(text.encode()), audience)
 
 
 def _read(path: Path) -> str:
@@ -131,19 +61,17 @@ class Minted:
     def presenter(self, audience: str = signing.DEFAULT_AUDIENCE) -> Presenter:
         """The holder of a secret that was minted here."""
         assert self.secret is not None  # noqa: S101  it was minted here
-        if self.credential.kind is Kind.BEARER:
-            return BearerKey(self.secret.strip())
-        return _signing_key(self.secret, None, audience)
+        return client.read_credential(self.secret, audience=audience)
 
 
 def mint(kind: Kind, tenant: str, key: str) -> Minted:
     """A new credential of 256 random bits."""
     if kind is Kind.BEARER:
-        token = credentials.mint(tenant, key, secrets.token_bytes(SECRET_BYTES))
-        return Minted(Credential(kind=kind, proof=credentials.digest(token)), f"{token}\n")
+        token = bearer.mint(tenant, key, secrets.token_bytes(SECRET_BYTES))
+        return Minted(Credential(kind=kind, proof=bearer.digest(token)), f"{token}\n")
     private = Ed25519PrivateKey.generate()
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    secret = f"{_KEY_ID_LINE}{signing.key_id(tenant, key)}\n{pem}"
+    secret = f"{KEY_ID_LINE}{signing.key_id(tenant, key)}\n{pem}"
     return Minted(Credential(kind=kind, proof=private.public_key().public_bytes_raw().hex()), secret)
 
 

@@ -12,13 +12,13 @@ from aiokafka.errors import KafkaTimeoutError
 from pydantic import TypeAdapter, ValidationError
 
 from ops.cli.errors import Unfinished
-from ops.cli.keyfile import Presenter
 from ops.cli.output import duration, printable
 from ops.cli.progress import Meter
 from ops.cli.submitstate import Learned, State
+from schemas.client import Presenter
 from schemas.request import Request, request_uid
 from schemas.result import MAX_TEXT_BYTES, Output, Rejection, Result
-from schemas.vocabulary import Depth, Lane, Reason
+from schemas.vocabulary import THROTTLED, Depth, Lane
 
 COLUMNS = (
     "verdict",
@@ -37,9 +37,6 @@ COLUMNS = (
     "checked_at",
 )
 """The columns that are added to the file."""
-
-THROTTLED = frozenset({Reason.RATE_EXCEEDED, Reason.IN_FLIGHT_EXCEEDED})
-"""Rejections that only say "not now"."""
 
 _READ_MS = 100
 _READ_RECORDS = 5_000

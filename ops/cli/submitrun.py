@@ -14,12 +14,12 @@ from aiokafka.errors import KafkaError
 from ops.cli.csvfiles import CsvFile, sha256_of, write_csv
 from ops.cli.errors import Interrupted, Unfinished, UserError
 from ops.cli.kafka import consumer, producer, read_from, require_topics
-from ops.cli.keyfile import Presenter
 from ops.cli.output import counted, printable
 from ops.cli.progress import Meter
 from ops.cli.signals import stop_on_signals, unless_stopped
 from ops.cli.submission import COLUMNS, Asked, Plan, Submission
 from ops.cli.submitstate import Learned, State
+from schemas.client import Presenter
 from schemas.topics import REQUESTS, RESULTS, own_results, physical_name
 from schemas.vocabulary import Depth, Lane
 

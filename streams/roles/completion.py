@@ -6,23 +6,21 @@ the clock reads no row: ``requests`` keeps what was asked until it is answered; 
 addresses another record has decided, publishes nothing. No clock goes into anything published.
 """
 
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Literal
 
-from pydantic import TypeAdapter
-
-from schemas.pipeline import Admitted, Attempt, AttemptEntry, Position, Ticket
+from schemas.pipeline import Admitted, Attempt, AttemptEntry, CancelOrder, Position, Ticket
 from schemas.result import Evidence, Finding, Result, Summary
-from schemas.topics import ADMITTED_BULK, ADMITTED_INTERACTIVE, ATTEMPTS, SETTLEMENTS
+from schemas.topics import ADMITTED_BULK, ADMITTED_INTERACTIVE, ATTEMPTS, CANCELS, SETTLEMENTS
 from schemas.vocabulary import VERDICTS, Reason, Stage, Verdict
 from streams.codec import decode, encode
 from streams.metrics import Metrics
 from streams.records import Incoming, Outgoing
 from streams.roles.breath import breathing
 from streams.roles.judge import attempts, instant
-from streams.roles.progress import Progress, decide, places, settlement_of, summary_of
+from streams.roles.progress import Progress, decide, pack, places, settlement_of, summary_of, unpack
 from streams.roles.publish import published, result_of
 from streams.roles.upkeep import Round, Table, row_key
 from streams.settings import Settings
@@ -37,7 +35,7 @@ SWEPT_ADDRESSES = 2000
 SWEEP_AGAIN_MS = 60_000
 """A deadline that was written but is not decided yet is written again after this."""
 
-_ENTRIES: TypeAdapter[tuple[AttemptEntry, ...]] = TypeAdapter(tuple[AttemptEntry, ...])
+_NOTHING = Evidence(stage=Stage.CONNECT)
 
 
 class Completion:
@@ -58,14 +56,29 @@ class Completion:
             Subscription(ADMITTED_INTERACTIVE, self.admitted, CONCURRENCY),
             Subscription(ADMITTED_BULK, self.admitted, CONCURRENCY),
             Subscription(ATTEMPTS, self.attempt, CONCURRENCY),
+            Subscription(CANCELS, self.cancel, CONCURRENCY),
         )
 
     async def admitted(self, record: Incoming) -> Sequence[Outgoing]:
         """Remember what was asked, for the case that an answer does not come in time."""
         row = _row(decode(Admitted, record.value).ticket)
-        if self._load(row).finished_by is None:
+        progress = self._load(row)
+        if progress.finished_by is None:
             _put(self._requests, row, record.value)
-        return ()
+        return self._cancelled(row, progress)
+
+    async def cancel(self, record: Incoming) -> Sequence[Outgoing]:
+        """End a request: attempts for what is not decided, as when its time is over.
+
+        A request that is not there yet is ended when it comes.
+        """
+        order = decode(CancelOrder, record.value)
+        row = _row_of(order.request_uid, order.verdict_by)
+        progress = self._load(row)
+        if progress.finished_by is None and progress.cancelled_at is None:
+            progress = progress.model_copy(update={"cancelled_at": instant(record.timestamp_ms)})
+            _put(self._progress, row, encode(progress))
+        return self._cancelled(row, progress)
 
     async def attempt(self, record: Incoming) -> Sequence[Outgoing]:
         """Publish what this record decides, and the end of the request if that was the last of it."""
@@ -93,7 +106,7 @@ class Completion:
         progress = decide(before, name, attempt, at)
         if name in progress.known:
             entries = tuple(entry for entry in attempt.entries if not entry.final)
-            _put(self._progress, _known_row(row, name), zlib.compress(_ENTRIES.dump_json(entries), 1))
+            _put(self._progress, _known_row(row, name), pack(entries))
         if progress != before:
             _put(self._progress, row, encode(progress))
             self._count(progress, name, attempt, at)
@@ -134,7 +147,7 @@ class Completion:
             asked = self._asked(row)
             if asked is not None:
                 room -= asked.ticket.total
-                outputs += self._deadline(row, asked, now_ms)
+                outputs += self._answers(row, asked, "deadline", lambda known: known or _nothing_known(instant(now_ms)))
                 self._swept_ms[row] = now_ms
         return outputs
 
@@ -156,23 +169,37 @@ class Completion:
         value = self._requests.get(row)
         return None if value is None or self._load(row).finished_by is not None else decode(Admitted, value)
 
-    def _deadline(self, row: bytes, asked: Admitted, now_ms: int) -> Iterator[Outgoing]:
+    def _cancelled(self, row: bytes, progress: Progress) -> Sequence[Outgoing]:
+        """What ends a request that was cancelled. Written again it is a late twin."""
+        at, asked = progress.cancelled_at, self._asked(row)
+        if at is None or asked is None:
+            return ()
+        return tuple(self._answers(row, asked, "cancel", lambda known: _ended(known or _nothing_known(at))))
+
+    def _answers(
+        self,
+        row: bytes,
+        asked: Admitted,
+        origin: Literal["deadline", "cancel"],
+        answer: Callable[[Finding | None], Finding],
+    ) -> Iterator[Outgoing]:
+        """Attempts that answer what is not decided; ``answer`` makes a verdict of what is known of an address."""
         progress = self._load(row)
         known, decided = self._known(row, progress), progress.decided()
         positions = (Position(index=index, input=text) for index, text in enumerate(asked.addresses))
         entries = (
-            AttemptEntry(positions=(position,), final=True, finding=known.get(position.index) or _nothing_known(now_ms))
+            AttemptEntry(positions=(position,), final=True, finding=answer(known.get(position.index)))
             for position in positions
             if position.index not in decided
         )
-        return attempts(asked.ticket, "deadline", entries)
+        return attempts(asked.ticket, origin, entries)
 
     def _known(self, row: bytes, progress: Progress) -> Mapping[int, Finding]:
         """The last finding of each address that was told "later"."""
         known: dict[int, Finding] = {}
         for name in progress.known:
             packed = self._progress.get(_known_row(row, name))
-            for entry in _ENTRIES.validate_json(zlib.decompress(packed)) if packed is not None else ():
+            for entry in unpack(packed) if packed is not None else ():
                 finding = entry.finding.model_copy(update={"next_attempt_at": None})
                 known.update((position.index, finding) for position in entry.positions)
         return known
@@ -182,20 +209,31 @@ def _published(ticket: Ticket, record: Result | Summary) -> Outgoing:
     return published(record, ticket.tenant, own_topic=ticket.own_topic)
 
 
-def _nothing_known(now_ms: int) -> Finding:
+def _nothing_known(now: datetime) -> Finding:
     return Finding(
         verdict=Verdict.UNKNOWN,
         reason=Reason.TIMEOUT,
         reasons=(Reason.TIMEOUT,),
         score=0,
         retryable=True,
-        evidence=Evidence(stage=Stage.CONNECT),
-        checked_at=instant(now_ms),
+        evidence=_NOTHING,
+        checked_at=now,
     )
 
 
+def _ended(known: Finding) -> Finding:
+    """What was cancelled is unknown, whatever was about to be asked again; the reasons before stay to be read."""
+    reasons = (Reason.CANCELLED, *(() if known.evidence == _NOTHING else known.reasons))
+    changes = {"verdict": Verdict.UNKNOWN, "reason": Reason.CANCELLED, "reasons": reasons, "retryable": False}
+    return known.model_copy(update=changes)
+
+
 def _row(ticket: Ticket) -> bytes:
-    return row_key(ticket.request_uid, str(round(ticket.verdict_by.timestamp() * 1000)))
+    return _row_of(ticket.request_uid, ticket.verdict_by)
+
+
+def _row_of(request_uid: str, verdict_by: datetime) -> bytes:
+    return row_key(request_uid, str(round(verdict_by.timestamp() * 1000)))
 
 
 def _known_row(row: bytes, name: str) -> bytes:

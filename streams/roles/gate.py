@@ -9,21 +9,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pydantic import ValidationError
 
 from schemas import signing
-from schemas.pipeline import Admitted, Settlement, Ticket
-from schemas.request import MAX_REQUEST_BYTES, Request, request_uid
-from schemas.result import Rejection
+from schemas.pipeline import Admitted, CancelOrder, Settlement, Ticket
+from schemas.request import MAX_REQUEST_BYTES, Cancel, Request, request_uid
+from schemas.result import Cancellation, CancelOutcome, Rejection
 from schemas.signing import Malformed
 from schemas.topics import (
     ADMISSIONS_BULK,
     ADMISSIONS_INTERACTIVE,
     ADMITTED_BULK,
     ADMITTED_INTERACTIVE,
+    CANCELS,
     REQUESTS,
     SETTLEMENTS,
     physical_name,
 )
 from schemas.vocabulary import Lane, Reason
-from streams.access import decisions, presented
+from streams.access import cancels, decisions, presented
+from streams.access.cancels import Answer
 from streams.access.decisions import Account, Asked, Decision, Last, Refusal, TenantAccount
 from streams.access.keys import Key, Proof
 from streams.access.presented import Presented
@@ -91,7 +93,7 @@ class Gate:
 
     async def intake(self, record: Incoming) -> Sequence[Outgoing]:
         """A request that can be read goes to the tenant that its key claims; its bytes stay as they are."""
-        request = _read(record.value)
+        asked = _read(record.value)
         now_ms = self._clock()
         arrived_ms = record.timestamp_ms if record.broker_time else now_ms
         claimed = self._claim(record, arrived_ms)
@@ -101,8 +103,13 @@ class Gate:
             (ARRIVED, str(arrived_ms).encode()),
             (ORIGIN, f"{record.topic}/{record.partition}/{record.offset}".encode()),
         )
-        lane = decisions.lane_of(request, self._settings.interactive_up_to)
+        lane = self._lane(asked)
         return (Outgoing(ADMISSIONS[lane], claimed.tenant.encode(), record.value, headers),)
+
+    def _lane(self, asked: Request | Cancel) -> Lane:
+        if isinstance(asked, Cancel):
+            return Lane.INTERACTIVE
+        return decisions.lane_of(asked, self._settings.interactive_up_to)
 
     def _claim(self, record: Incoming, arrived_ms: int) -> Presented:
         """Who the record's key says it is. Raises :class:`Unusable`."""
@@ -131,6 +138,8 @@ class Gate:
         """Admits a request or refuses it, once: whoever reads the record again finds the decision."""
         request = _read(record.value)
         key, proof = self._authenticate(record, request)
+        if isinstance(request, Cancel):
+            return self._cancel(record, request, key, proof)
         tenant, own = self._accounts(key.tenant, key.key_id)
         asked = self._asked(record, request, key, proof, tenant)
         known = self._decision(key.tenant, asked.uid)
@@ -153,7 +162,7 @@ class Gate:
         rejected = _rejection(key.key_id, asked.request, asked.uid, CONFLICT, stamped_ms)
         return (published(rejected, key.tenant, own_topic=key.tenant in self._own_topics),)
 
-    def _authenticate(self, record: Incoming, request: Request) -> tuple[Key, Proof]:
+    def _authenticate(self, record: Incoming, request: Request | Cancel) -> tuple[Key, Proof]:
         """The key and which of its credentials proves it. Raises :class:`Unusable`."""
         try:
             claimed = presented.of_intake(_text(record.key), record.headers)
@@ -167,7 +176,7 @@ class Gate:
         self._keys.used(key.tenant, key.key_id, _number(record, NOW))
         return key, proof
 
-    def _signed(self, claimed: Presented, request: Request, value: bytes, signed_at_ms: int) -> bytes:
+    def _signed(self, claimed: Presented, request: Request | Cancel, value: bytes, signed_at_ms: int) -> bytes:
         return signing.message(
             audience=self._settings.audience,
             topic=physical_name(REQUESTS.name, self._settings.namespace),
@@ -216,6 +225,30 @@ class Gate:
         )
         admitted = Admitted(ticket=ticket, addresses=request.addresses)
         return Outgoing(ADMITTED[decision.lane], decision.uid.encode(), encode(admitted))
+
+    # -- cancelling -------------------------------------------------------------------------------------------------
+
+    def _cancel(self, record: Incoming, cancel: Cancel, key: Key, proof: Proof) -> Sequence[Outgoing]:
+        """Answers how the request stands, and has completion end one that runs; then it is settled as ever.
+
+        Nothing is written down: whoever reads the cancel again says how the request stands by then, and an order that
+        is repeated ends nothing twice. A cancel costs what a rejection costs, so it has no rate of its own.
+        """
+        self._accounts(key.tenant, key.key_id)
+        uid = request_uid(key.tenant, cancel.request_id)
+        known = self._decision(key.tenant, uid)
+        if known is None and record.topic == ADMISSIONS[Lane.INTERACTIVE]:
+            # It may wait in the other lane still: there the cancel stands behind it.
+            return (Outgoing(ADMISSIONS[Lane.BULK], record.key, record.value, tuple(record.headers.items())),)
+        refusal = standing(key, proof, _number(record, ARRIVED))
+        answer = cancels.answer(known, key.key_id, refusal)
+        self._metrics.cancels.labels(answer.outcome).inc()
+        answered = _told(key.key_id, uid, cancel, answer, _number(record, NOW))
+        told = published(answered, key.tenant, own_topic=key.tenant in self._own_topics)
+        if known is None or answer.outcome is not CancelOutcome.ACCEPTED:
+            return (told,)
+        order = CancelOrder(request_uid=uid, verdict_by=decisions.instant(known.verdict_by_ms), by=key.key_id)
+        return (told, Outgoing(CANCELS.name, uid.encode(), encode(order)))
 
     # -- settlement -------------------------------------------------------------------------------------------------
 
@@ -276,8 +309,8 @@ class Gate:
             self._ledger[key] = row
 
 
-def _read(value: bytes) -> Request:
-    """A request as a client may write it. Raises :class:`Unusable`."""
+def _read(value: bytes) -> Request | Cancel:
+    """A request, or the end of one, as a client may write it. Raises :class:`Unusable`."""
     if len(value) > MAX_REQUEST_BYTES:
         raise Unusable("too_large", f"the record has {len(value)} bytes, {MAX_REQUEST_BYTES} are allowed")
     try:
@@ -286,6 +319,21 @@ def _read(value: bytes) -> Request:
         raise Unusable("not_utf8", f"byte {error.start} is not UTF-8") from None
     try:
         return Request.model_validate_json(value, strict=True)
+    except ValidationError as error:
+        if _has_cancel(error):
+            return _read_cancel(value)
+        raise unusable(error) from None
+
+
+def _has_cancel(error: ValidationError) -> bool:
+    """Whether what is no request has the field that makes a cancel of it."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    return any(problem["loc"] == ("cancel",) for problem in problems)
+
+
+def _read_cancel(value: bytes) -> Cancel:
+    try:
+        return Cancel.model_validate_json(value, strict=True)
     except ValidationError as error:
         raise unusable(error) from None
 
@@ -325,4 +373,16 @@ def _rejection(key_id: str, request: Request, uid: str, refusal: Refusal, at_ms:
         message=refusal.message,
         retry_after_ms=refusal.retry_after_ms,
         checked_at=decisions.instant(at_ms),
+    )
+
+
+def _told(key_id: str, uid: str, cancel: Cancel, answer: Answer, at_ms: int) -> Cancellation:
+    return Cancellation(
+        request_uid=uid,
+        request_id=cancel.request_id,
+        key_id=key_id,
+        outcome=answer.outcome,
+        reason=answer.reason,
+        message=answer.message,
+        at=decisions.instant(at_ms),
     )

@@ -93,7 +93,7 @@ def shard_of(domain: str, shards: int) -> int:
 
 
 def attempts(
-    ticket: Ticket, origin: Literal["route", "probe", "deadline"], entries: Iterable[AttemptEntry]
+    ticket: Ticket, origin: Literal["route", "probe", "deadline", "cancel"], entries: Iterable[AttemptEntry]
 ) -> Iterator[Outgoing]:
     """The entries in records of bounded size."""
     for piece in pieces(entries):

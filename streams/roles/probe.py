@@ -5,7 +5,7 @@ No table. Where the same task is read twice after a crash, a mailbox may be aske
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
@@ -86,7 +86,10 @@ class Target:
 
 
 class Probing:
-    """``clock``: milliseconds since 1970. ``sessions_of``: how many sessions a provider is given, all its shards."""
+    """``clock``: milliseconds since 1970. ``sessions_of``: how many sessions a provider is given, all its shards.
+
+    ``cancelled``: uids of requests that nobody waits for any more.
+    """
 
     def __init__(
         self,
@@ -98,6 +101,7 @@ class Probing:
         prober: Prober,
         clock: Callable[[], int],
         sessions_of: Callable[[str], int] | None = None,
+        cancelled: Container[str] = (),
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -106,6 +110,7 @@ class Probing:
         self._resolver = resolver
         self._prober = prober
         self._clock = clock
+        self._cancelled = cancelled
         self._computing = Turns()
         self._open = CreditsBy(lambda _: OPEN_BYTES)
         sessions_of = sessions_of or (lambda _: settings.sessions_per_provider)
@@ -122,8 +127,8 @@ class Probing:
     async def handle(self, record: Incoming) -> Sequence[Outgoing]:
         """What was learned of each address of the task, and tasks for those that are asked again.
 
-        A task whose time is over is dropped: completion has answered it with what was known. One that waits too long
-        for its provider's turn makes room for others, and comes again after the shortest delay.
+        A task whose time is over, or whose request was cancelled, is dropped: completion answers with what is known.
+        One that waits too long for its provider's turn makes room for others, and comes again after the shortest delay.
         """
         since_ms = self._clock()
         async with AsyncExitStack() as turn:
@@ -154,6 +159,8 @@ class Probing:
             return (*self._hand_on(task, moved), *await self._conclude(task, learned))
 
     def _left_s(self, task: Task) -> float:
+        if task.ticket.request_uid in self._cancelled:
+            return 0.0
         return max(0.0, task.ticket.verdict_by.timestamp() - self._clock() / 1000)
 
     # -- where mail goes today --------------------------------------------------------------------------------------

@@ -1,17 +1,21 @@
 """How far a request is: pure functions of what was decided before and one record of ``attempts.v1``."""
 
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import not_
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from schemas.base import Instant, Part
 from schemas.pipeline import Attempt, AttemptEntry, Position, Settlement, Ticket
 from schemas.result import Summary
 from schemas.vocabulary import VERDICTS, Reason, Verdict
 from streams.checks.sandbox import SANDBOX_DOMAIN
+
+_ENTRIES: TypeAdapter[tuple[AttemptEntry, ...]] = TypeAdapter(tuple[AttemptEntry, ...])
 
 
 class Progress(Part):
@@ -21,12 +25,25 @@ class Progress(Part):
     reasons: dict[Reason, int] = Field(default_factory=dict)
     given_back: int = 0
     known: tuple[str, ...] = Field(default=(), description="Records whose findings may still become the answer.")
+    cancelled_at: Instant | None = Field(
+        default=None, exclude_if=not_, description="When it was cancelled: what is not decided is not looked into."
+    )
     finished_by: str | None = None
     finished_at: Instant | None = None
 
     def decided(self) -> set[int]:
         """All indexes that have their verdict."""
         return {index for indexes in self.by.values() for index in indexes}
+
+
+def pack(entries: Sequence[AttemptEntry]) -> bytes:
+    """What a record knows without deciding it, as a row of its own."""
+    return zlib.compress(_ENTRIES.dump_json(tuple(entries)), 1)
+
+
+def unpack(row: bytes) -> tuple[AttemptEntry, ...]:
+    """The entries of such a row."""
+    return _ENTRIES.validate_json(zlib.decompress(row))
 
 
 @dataclass(frozen=True, slots=True)

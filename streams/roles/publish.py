@@ -1,16 +1,16 @@
 """What clients read, as bytes: made from what was learned alone, so that a repeat is the same to the last byte."""
 
 from schemas.pipeline import AttemptEntry, Position, Ticket
-from schemas.result import Rejection, Result, Summary
+from schemas.result import Cancellation, Rejection, Result, Summary
 from schemas.topics import RESULTS, own_results
 from streams.codec import encode
 from streams.records import Outgoing
 
 KIND = "mailvet-kind"
-"""Header of every record on a results topic: ``result``, ``rejection`` or ``summary``."""
+"""Header of every record on a results topic: ``result``, ``rejection``, ``summary`` or ``cancellation``."""
 
 
-def published(record: Result | Rejection | Summary, tenant: str, *, own_topic: bool) -> Outgoing:
+def published(record: Result | Rejection | Summary | Cancellation, tenant: str, *, own_topic: bool) -> Outgoing:
     """The record on its way to the client: to the tenant's own topic or to the shared one, never both.
 
     The gate decides which, once a request: what answers it then stands in one topic, whatever settings others have.

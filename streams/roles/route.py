@@ -5,7 +5,7 @@ No table: the answers depend on the record and on DNS alone, and a repeat is dro
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import chain
@@ -56,7 +56,7 @@ Groups = defaultdict[Destination, list[TaskItem]]
 
 
 class Route:
-    """``clock``: milliseconds since 1970."""
+    """``clock``: milliseconds since 1970. ``cancelled``: uids of requests that nobody waits for any more."""
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class Route:
         precheck: Callable[[str], Prepared],
         resolver: Resolver,
         clock: Callable[[], int],
+        cancelled: Container[str] = (),
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -73,6 +74,7 @@ class Route:
         self._risky = frozenset(settings.risky_flags)
         self._resolver = resolver
         self._clock = clock
+        self._cancelled = cancelled
         self._in_work = {lane: Credits(IN_WORK) for lane in Lane}
         self._lookups = {lane: asyncio.Semaphore(LOOKUPS) for lane in Lane}
         self._turns = Turns()
@@ -85,10 +87,15 @@ class Route:
         )
 
     async def handle(self, record: Incoming) -> Sequence[Outgoing]:
-        """Findings for what is decided, tasks for the rest: together every address once."""
+        """Findings for what is decided, tasks for the rest: together every address once.
+
+        A request that was cancelled is completion's to answer.
+        """
         admitted = decode(Admitted, record.value)
         ticket = admitted.ticket
         async with self._in_work[ticket.lane].take(len(admitted.addresses)):
+            if ticket.request_uid in self._cancelled:
+                return ()
             async with self._turns.take(ticket.lane):
                 addresses = await self._read(admitted.addresses)
             routes = await self._routes(ticket, addresses)

@@ -27,13 +27,14 @@ from ops.brokers.daemon import Daemon
 from ops.brokers.kafka import SecuredKafka
 from ops.cli.topics import command as topics_command
 from ops.world import World
+from schemas.keys import Create
 from schemas.pipeline import Task, TaskItem, Ticket
 from schemas.request import request_uid
 from schemas.topics import (
     ADMISSIONS_BULK,
     ADMITTED_BULK,
-    ATTEMPTS,
     DEADLETTERS,
+    KEY_COMMANDS,
     REQUESTS,
     RESULTS,
     RETRIES_5M,
@@ -50,6 +51,7 @@ from streams.kafka import client_options
 from streams.settings import Settings
 from tests.chaos.rig import QUICK
 from tests.integration.conftest import until
+from tests.unit.access.commands import give
 
 NAMESPACE = "eu"
 TENANTS = ("acme", "globex")
@@ -101,11 +103,13 @@ class Secure:
         }
         return client_options(Settings.model_validate(values), "test")
 
-    async def write(self, user: str, topic: Topic, value: bytes, headers: Mapping[str, str] = {}) -> None:
+    async def write(
+        self, user: str, topic: Topic, value: bytes, headers: Mapping[str, str] = {}, *, key: bytes | None = None
+    ) -> None:
         """One record, as this user."""
         async with AIOKafkaProducer(**self.options(user)) as producer:
             pairs = [(name, text.encode()) for name, text in headers.items()]
-            await producer.send_and_wait(topic.named(NAMESPACE).name, value, headers=pairs)
+            await producer.send_and_wait(topic.named(NAMESPACE).name, value, key=key, headers=pairs)
 
     async def read(self, user: str, topic: Topic, *, group: str | None = None) -> list[bytes]:
         """What stands on the topic, as this user sees it."""
@@ -225,6 +229,11 @@ async def test_the_pipeline_runs_with_a_user_for_each_role_and_the_rights_are_th
         # Nobody is there who could route it: completion answers when its time is over.
         overdue = datetime.now(UTC) + timedelta(seconds=2)
         await _request(secure, "overdue", "alice@accepts.test", verdict_by=overdue.isoformat())
+        await _request(secure, "ended", "alice@accepts.test")
+        await until(lambda: _says(secure, ACME, "is cancelled: 1 unknown", "cancel", "ended", MAILVET_KEY=KEY))
+        assert await _says(secure, OPERATOR, "0 of 1 address", "status", "overdue", "--tenant", "acme") or (
+            await _says(secure, OPERATOR, "(1 timeout)", "status", "overdue", "--tenant", "acme")
+        )
         await secure.start(world, tmp_path, "route", "probe", "retry")
         samples = [
             sample
@@ -239,6 +248,7 @@ async def test_the_pipeline_runs_with_a_user_for_each_role_and_the_rights_are_th
             await secure.write(OPERATOR, topic, b"nothing that a role could use")
         for lane, topic in ((Lane.INTERACTIVE, TASKS_INTERACTIVE), (Lane.BULK, TASKS_BULK)):
             await secure.write(OPERATOR, topic, _misdirected(lane))
+        await secure.write(OPERATOR, KEY_COMMANDS, encode(give(Create, at=datetime.now(UTC))), key=b"acme")
         with contextlib.suppress(TimeoutError):
             await until(lambda: secure.used() == _declared(), within=30.0)
         assert sorted(secure.used() ^ _declared()) == []
@@ -255,6 +265,18 @@ async def _every_role_has_a_dead_letter_of_each_topic(secure: Secure) -> bool:
 async def _request(secure: Secure, request_id: str, address: str, **fields: str) -> None:
     value = json.dumps({"request_id": request_id, "addresses": [address], **fields}).encode()
     await secure.write(ACME, REQUESTS, value, {HEADER: KEY})
+
+
+async def _says(secure: Secure, user: str, what: str, *command: str, **environment: str) -> bool:
+    """Whether `mailvet request` says so to this user."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ops.cli.main", "request", *command),
+        env=os.environ | secure.environment(user, **environment),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 70)
+    return what in out.decode()
 
 
 async def _submit(secure: Secure, folder: Path, lane: Lane, addresses: list[str]) -> dict[str, str]:
@@ -298,8 +320,8 @@ def _misdirected(lane: Lane) -> bytes:
 def _declared() -> set[tuple[str, str, str]]:
     """What the workers may read and write: counter, role and topic.
 
-    All but the shared results topic, of which this tenant must never see a record, and what completion writes by the
-    clock, which no metric counts: the overdue request shows that.
+    All but the shared results topic, of which this tenant must never see a record. What completion writes by the clock
+    no metric counts (the overdue request shows that); what ends a cancelled request counts.
     """
     reads = {(READ, role, topic.name) for role, rights in ROLES.items() for topic in rights.reads}
     writes = {
@@ -308,12 +330,12 @@ def _declared() -> set[tuple[str, str, str]]:
         for topic in written(rights, SHARED)
         if topic not in (RESULTS, own_results("globex"))
     }
-    return reads | writes - {(WRITTEN, "completion", ATTEMPTS.name)}
+    return reads | writes
 
 
 async def _answers_stand_in_the_tenants_topic_alone(secure: Secure) -> None:
     records = [json.loads(value) for value in await secure.read(ACME, own_results("acme"), group=_group("acme", "crm"))]
-    assert {record["kind"] for record in records} == {"result", "summary", "rejection"}
+    assert {record["kind"] for record in records} == {"result", "summary", "rejection", "cancellation"}
     overdue = [record for record in records if record["request_id"] == "overdue"]
     assert sorted(record["reason"] for record in overdue if record["kind"] != "summary") == [
         "request_id_conflict",

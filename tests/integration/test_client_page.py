@@ -17,12 +17,12 @@ async def test_the_example_asks_and_reads(broker: Broker, tmp_path: Path) -> Non
     async with World() as world, rig(broker, world, tmp_path) as system:
         await system.start("all")
         script = tmp_path / "example.py"
-        script.write_text(example.replace('"mailvet.', f'"{system.namespace}.mailvet.'))
+        script.write_text(example)
         addresses = ["mailbox-full@sandbox.mailvet.test", "zoe.missing@accepts.test"]
         process = await asyncio.create_subprocess_exec(
             sys.executable, str(script), broker.bootstrap, system.key, *addresses,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=PAGE.parents[1],
-            env={"PYTHONPATH": str(PAGE.parents[1])},
+            env={"PYTHONPATH": str(PAGE.parents[1]), "MAILVET_NAMESPACE": system.namespace},
         )  # fmt: skip
         out, said = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode == 0, said.decode()

@@ -29,7 +29,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from ops import keys
 from ops.bench.gate import worker_cost
-from ops.cli.keyfile import Presenter, mint
+from ops.cli.keyfile import mint
+from schemas.client import Presenter
 from schemas.keys import Create, Disable, KeyEvent, Kind, Limit, Outcome, Policy, Revoke, Rotate
 from schemas.topics import (
     ADMITTED_BULK,

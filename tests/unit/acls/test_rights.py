@@ -4,7 +4,7 @@ import pytest
 
 from ops.access.page import PAGE, with_table
 from ops.access.rights import OPERATOR_READS, OPERATOR_WRITES, ROLES, groups, of_roles, topics_needed, written
-from schemas.topics import DEADLETTERS, REQUESTS, RESULTS, TIERS, TOPICS, Topic
+from schemas.topics import CANCELS, DEADLETTERS, REQUESTS, RESULTS, TIERS, TOPICS, Topic
 from streams import app
 from streams.roles.completion import Completion
 from streams.roles.gate import Gate
@@ -36,6 +36,8 @@ def subscribed(role: str) -> tuple[Topic, ...]:
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_may_read_what_it_subscribes_to_and_nothing_else(role: str) -> None:
     assert {topic.name for topic in ROLES[role].reads} == {topic.name for topic in subscribed(role)}
+    # Whoever works on addresses leaves those of requests that were cancelled.
+    assert ROLES[role].follows == ((CANCELS,) if role in ("route", "probe") else ())
 
 
 def test_every_role_and_no_other_has_rights() -> None:
@@ -76,6 +78,7 @@ def test_whoever_writes_results_writes_the_tenants_own_too() -> None:
         "eu.mailvet.admitted.interactive.v1",
         "eu.mailvet.admitted.bulk.v1",
         "eu.mailvet.attempts.v1",
+        "eu.mailvet.cancels.v1",
         "eu.mailvet.results.v1",
         "eu.mailvet.settlements.v1",
         "eu.mailvet.deadletters.v1",

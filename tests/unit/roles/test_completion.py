@@ -8,7 +8,7 @@ import pytest
 
 from schemas.pipeline import Attempt, AttemptEntry, Position, Ticket
 from schemas.result import Evidence, Finding
-from schemas.topics import ADMITTED_BULK, ADMITTED_INTERACTIVE, ATTEMPTS, RESULTS, SETTLEMENTS
+from schemas.topics import ADMITTED_BULK, ADMITTED_INTERACTIVE, ATTEMPTS, CANCELS, RESULTS, SETTLEMENTS
 from schemas.vocabulary import RETRYABLE, VERDICTS, Reason, Stage
 from streams.codec import encode
 from streams.records import Incoming, Outgoing, Unusable
@@ -269,7 +269,7 @@ def test_verdicts_are_counted_once() -> None:
 def test_completion_reads_requests_and_attempts_and_refuses_anything_else() -> None:
     world = World()
     read = [s.topic.name for s in world.role.subscriptions()]
-    assert read == [ADMITTED_INTERACTIVE.name, ADMITTED_BULK.name, ATTEMPTS.name]
+    assert read == [ADMITTED_INTERACTIVE.name, ADMITTED_BULK.name, ATTEMPTS.name, CANCELS.name]
     with pytest.raises(Unusable, match="invalid"):
         world.read(world.log.append(b"{}"))
     with pytest.raises(Unusable, match="not_json"):

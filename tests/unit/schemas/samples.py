@@ -26,6 +26,7 @@ from schemas.pipeline import (
     Admitted,
     Attempt,
     AttemptEntry,
+    CancelOrder,
     DeadLetter,
     Position,
     Replayed,
@@ -34,8 +35,20 @@ from schemas.pipeline import (
     TaskItem,
     Ticket,
 )
-from schemas.request import Options, Request, request_uid
-from schemas.result import Evidence, Finding, Flags, PastAttempt, Quota, Rejection, Result, Summary, Timing
+from schemas.request import Cancel, Options, Request, request_uid
+from schemas.result import (
+    Cancellation,
+    CancelOutcome,
+    Evidence,
+    Finding,
+    Flags,
+    PastAttempt,
+    Quota,
+    Rejection,
+    Result,
+    Summary,
+    Timing,
+)
 from schemas.vocabulary import Depth, Lane, Reason, Stage, Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -173,6 +186,17 @@ SAMPLES: dict[str, BaseModel] = {
         admitted_at=AT,
         finished_at=AT,
     ),
+    "cancellation": Cancellation(
+        request_uid=UID,
+        request_id="r1",
+        key_id="k1",
+        outcome=CancelOutcome.REFUSED,
+        reason=Reason.KEY_REVOKED,
+        message="this key is revoked, for good: ask for another one",
+        at=AT,
+    ),
+    "cancel": Cancel(request_id="r1"),
+    "cancel_order": CancelOrder(request_uid=UID, verdict_by=AT, by="k1"),
     "settlement": Settlement(
         request_uid=UID,
         tenant="acme",
