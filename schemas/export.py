@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from schemas.keys import Command, KeyEvent, KeyRecord, TenantRecord
+from schemas.optouts import OptOut
 from schemas.pipeline import Admitted, Attempt, DeadLetter, Replayed, Settlement, Task
 from schemas.request import Request
 from schemas.result import Output, Rejection, Result, Summary
@@ -34,6 +35,7 @@ RECORDS: Mapping[str, tuple[Any, Literal["validation", "serialization"]]] = {
     "key_event": (KeyEvent, "serialization"),
     "key_record": (KeyRecord, "serialization"),
     "tenant_record": (TenantRecord, "serialization"),
+    "opt_out": (OptOut, "serialization"),
     "dead_letter": (DeadLetter, "serialization"),
     "replayed": (Replayed, "serialization"),
 }

@@ -21,6 +21,7 @@ from streams.engine import Engine, engine, subscribe, table
 from streams.group import Group
 from streams.metrics import Metrics
 from streams.observe import PoolObserver
+from streams.optouts import OptOutReader
 from streams.progress import ProgressWatch
 from streams.records import Outgoing
 from streams.roles.completion import Completion
@@ -86,7 +87,12 @@ class _Parts:
         }
         for role in roles:
             makers[role](producer)
-        group = Group([producer], self.engines, self.services)
+        first: list[Service] = [producer]
+        if self.core is not None:
+            opt_outs = self.core.opt_outs
+            first.append(OptOutReader(self.settings, opt_outs, on_fatal=lambda error: group.fail(error)))  # noqa: PLW0108  no group yet
+            self.metrics.opt_outs.set_function(lambda: float(len(opt_outs)))
+        group = Group(first, self.engines, self.services)
         self.metrics.decisions_kept_seconds.read(lambda: {(): self.settings.decisions_kept.total_seconds()})
         for app, role, subscriptions in self._bindings:
             subscribe(app, role, subscriptions, producer=producer, metrics=self.metrics, on_fatal=group.fail)
@@ -107,7 +113,14 @@ class _Parts:
 
     def _route(self, _: Producer) -> None:
         core = self._core()
-        route = Route(self.settings, self.metrics, precheck=core.precheck, resolver=core.resolver, clock=now_ms)
+        route = Route(
+            self.settings,
+            self.metrics,
+            precheck=core.precheck,
+            resolver=core.resolver,
+            clock=now_ms,
+            opted_out=core.opt_outs,
+        )
         self._bind_by_lane("route", route.subscriptions())
 
     def _probe(self, _: Producer) -> None:
@@ -120,6 +133,7 @@ class _Parts:
             prober=_Measured(core.prober, self.metrics),
             clock=now_ms,
             sessions_of=lambda provider: core.policies.policy(provider).sessions,
+            opted_out=core.opt_outs,
         )
         self._bind_by_lane("probe", probing.subscriptions())
 

@@ -65,6 +65,8 @@ class Metrics:
         self.retries = counter("retries", "Addresses that were sent to a retry tier.", "tier", "reason")
         self.addresses_in_flight = gauge("addresses_in_flight", "Addresses in dialogue or waiting for one.", "lane")
 
+        self.opt_outs = gauge("opt_outs", "Domains on the do-not-probe list, as this worker knows it.")
+
         # SMTP and DNS
         self.smtp_dialogue_seconds = histogram(
             "smtp_dialogue_seconds", "One pipelined write to its last reply.", buckets=DIALOGUE_BUCKETS

@@ -172,6 +172,11 @@ class Settings(BaseSettings):
     allow_list: str = Field(default="", description="File of domains never flagged as disposable, free or typo.")
     deny_list: str = Field(default="", description="File of domains always flagged as disposable.")
 
+    do_not_probe: str = Field(
+        default="",
+        description="File of domains that are never asked, beside `mailvet optout`; each with all below it.",
+    )
+
     # Operations
     metrics_host: str = Field(default="127.0.0.1", description="Where /metrics and /health are served.")
     metrics_port: int = Field(default=9464, description="0 takes a free port.")

@@ -107,14 +107,15 @@ def office_of(options: dict[str, Any]) -> Office:
         place.bootstrap,
         place.namespace,
         place.as_json,
-        actor or _whoever(),
+        actor or whoever(),
         why,
         command_id or secrets.token_hex(16),
         within_s,
     )
 
 
-def _whoever() -> str:
+def whoever() -> str:
+    """USER@HOST, as far as the machine tells."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

@@ -15,6 +15,7 @@ COMMANDS: Mapping[str, str] = {
     "demo": "ops.cli.demo",
     "explain": "ops.cli.explain",
     "keys": "ops.cli.keys",
+    "optout": "ops.cli.optout",
     "submit": "ops.cli.submit",
     "topics": "ops.cli.topics",
     "worker": "ops.cli.worker",

@@ -43,6 +43,7 @@ class Learned:
     attempt: int = 1
     past: tuple[PastAttempt, ...] = ()
     waited_ms: int = 0
+    opted_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ def judge(learned: Learned, depth: Depth, risky: frozenset[Reason], now: datetim
         attempt=learned.attempt,
         now=now,
         past=learned.past,
+        opted_out=learned.opted_out,
     )
     if not learned.waited_ms:
         return finding

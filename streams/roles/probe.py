@@ -91,6 +91,7 @@ class Probing:
         resolver: Resolver,
         prober: Prober,
         clock: Callable[[], int],
+        opted_out: Callable[[str], bool],
         sessions_of: Callable[[str], int] | None = None,
     ) -> None:
         self._settings = settings
@@ -100,6 +101,7 @@ class Probing:
         self._resolver = resolver
         self._prober = prober
         self._clock = clock
+        self._opted_out = opted_out
         self._computing = Turns()
         self._open = CreditsBy(lambda _: OPEN_BYTES)
         sessions_of = sessions_of or (lambda _: settings.sessions_per_provider)
@@ -194,6 +196,8 @@ class Probing:
                 left_s = self._left_s(task)
                 if not left_s:
                     return []
+                if self._opted_out(piece[0].prepared.domain):  # Only now: it may have waited for hours.
+                    return [replace(learned, opted_out=True) for learned in piece]
                 probes = await self._prober.ask(
                     route,
                     shard_name(provider, task.shard, self._settings.provider_shards.get(provider, 1)),

@@ -66,6 +66,7 @@ class Route:
         precheck: Callable[[str], Prepared],
         resolver: Resolver,
         clock: Callable[[], int],
+        opted_out: Callable[[str], bool],
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -73,6 +74,7 @@ class Route:
         self._risky = frozenset(settings.risky_flags)
         self._resolver = resolver
         self._clock = clock
+        self._opted_out = opted_out
         self._in_work = {lane: Credits(IN_WORK) for lane in Lane}
         self._lookups = {lane: asyncio.Semaphore(LOOKUPS) for lane in Lane}
         self._turns = Turns()
@@ -103,7 +105,7 @@ class Route:
         items: Groups = defaultdict(list)
         providers = await providers_of(routes)
         async for address in breathing(addresses):
-            learned = _learned(address, routes, providers)
+            learned = self._learned(address, routes, providers)
             if self._is_asked(ticket, learned):
                 items[self._destination(ticket, learned)].append(_item(learned))
             else:
@@ -136,7 +138,17 @@ class Route:
             return await self._resolver.route(domain)
 
     def _is_asked(self, ticket: Ticket, learned: Learned) -> bool:
-        return ticket.depth is Depth.SMTP and learned.route is not None and learned.route.has_hosts
+        if ticket.depth is not Depth.SMTP or learned.opted_out:
+            return False
+        return learned.route is not None and learned.route.has_hosts
+
+    def _learned(self, address: Learned, routes: Mapping[str, MailRoute], providers: Mapping[str, str]) -> Learned:
+        domain = address.prepared.domain
+        if not _is_public(address.prepared):
+            return address
+        return replace(
+            address, route=routes.get(domain), provider=providers.get(domain), opted_out=self._opted_out(domain)
+        )
 
     def _destination(self, ticket: Ticket, learned: Learned) -> Destination:
         provider = learned.provider or UNRESOLVED
@@ -157,13 +169,6 @@ class Route:
         items[to].append(_item(replace(learned, past=(past_of(finding),))))
         known = finding.model_copy(update={"next_attempt_at": again.due})
         return AttemptEntry(positions=learned.positions, final=False, finding=known)
-
-
-def _learned(address: Learned, routes: Mapping[str, MailRoute], providers: Mapping[str, str]) -> Learned:
-    prepared = address.prepared
-    if not _is_public(prepared):
-        return address
-    return replace(address, route=routes.get(prepared.domain), provider=providers.get(prepared.domain))
 
 
 def _is_public(prepared: Prepared) -> bool:
