@@ -17,6 +17,7 @@ from schemas.optouts import OptOut
 from schemas.pipeline import Admitted, Attempt, DeadLetter, Replayed, Settlement, Task
 from schemas.request import Request
 from schemas.result import Output, Rejection, Result, Summary
+from schemas.usage import Usage
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FOLDER = Path(__file__).parent / "json"
@@ -35,6 +36,7 @@ RECORDS: Mapping[str, tuple[Any, Literal["validation", "serialization"]]] = {
     "key_event": (KeyEvent, "serialization"),
     "key_record": (KeyRecord, "serialization"),
     "tenant_record": (TenantRecord, "serialization"),
+    "usage": (Usage, "serialization"),
     "opt_out": (OptOut, "serialization"),
     "dead_letter": (DeadLetter, "serialization"),
     "replayed": (Replayed, "serialization"),

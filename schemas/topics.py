@@ -12,7 +12,7 @@ FOR_EVER = -1
 SEGMENT_MS = 6 * HOUR_MS
 """Kafka deletes whole segments, so a record lives this much longer than its topic's retention; 7 days by default."""
 
-Key = Literal["anything", "tenant", "request_uid", "provider#shard", "original key", "domain"]
+Key = Literal["anything", "tenant", "request_uid", "provider#shard", "original key", "domain", "tenant:key:day"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,8 @@ RESULTS = Topic(PREFIX + "results.v1", "request_uid", "Result | Rejection | Summ
 SETTLEMENTS = Topic(PREFIX + "settlements.v1", "tenant", "Settlement", 3 * DAY_MS)
 KEY_COMMANDS = Topic(PREFIX + "key-commands.v1", "tenant", "Command", FOR_EVER, max_message_bytes=64 * 1024)
 KEY_EVENTS = Topic(PREFIX + "key-events.v1", "tenant", "KeyEvent", FOR_EVER)
+# The newest record of a key's day says all of that day: what is kept for good is a record a key and day.
+USAGE = Topic(PREFIX + "usage.v1", "tenant:key:day", "Usage", FOR_EVER, cleanup_policy="compact")
 # One partition: whoever asks mail servers reads all of it, and it holds a record a domain.
 OPT_OUTS = Topic(
     PREFIX + "opt-outs.v1",
@@ -123,10 +125,13 @@ TOPICS = (
     SETTLEMENTS,
     KEY_COMMANDS,
     KEY_EVENTS,
+    USAGE,
     OPT_OUTS,
     DEADLETTERS,
 )
-LEADING = tuple(topic for topic in TOPICS if topic not in (RESULTS, DEADLETTERS, KEY_COMMANDS, KEY_EVENTS, OPT_OUTS))
+LEADING = tuple(
+    topic for topic in TOPICS if topic not in (RESULTS, DEADLETTERS, KEY_COMMANDS, KEY_EVENTS, USAGE, OPT_OUTS)
+)
 """Those whose records lead to rows of tables: a row has to outlive the record, lest a repeat is taken for new.
 
 Commands on keys are kept for good: of them a tenant's rows tell a repeat by its time (:mod:`streams.roles.keyring`).

@@ -109,7 +109,7 @@ class _Parts:
         keyring = Keyring(self.metrics, self._table(app, "keys"), configured, kept)
         gate = Gate(self.settings, self.metrics, keyring, self._table(app, "ledger"), now_ms)
         self._bindings.append((app, "gate", gate.subscriptions()))
-        self._chores.append((app, (_quiet(gate.expire), _quiet(keyring.expire))))
+        self._chores.append((app, (_quiet(gate.expire), _quiet(keyring.expire), gate.report)))
 
     def _route(self, _: Producer) -> None:
         core = self._core()

@@ -12,25 +12,14 @@ from pydantic import ValidationError
 from ops import optouts
 from ops.cli.errors import Unfinished, UserError
 from ops.cli.keyoffice import Place, place_of, place_options, whoever
+from ops.cli.keyoptions import Domain
 from ops.cli.keypage import moment
 from ops.cli.output import counted, json_line, printable
 from schemas.keys import Said
 from schemas.optouts import OptOut, OptOutChange
-from streams.checks.lists import ListFileError, ascii_domain, read_domains, suffixes
+from streams.checks.lists import ListFileError, read_domains, suffixes
 
 Function = Callable[..., Any]
-
-
-class Domain(click.ParamType):
-    """A domain in any script, as its ASCII form."""
-
-    name = "DOMAIN"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        domain = ascii_domain(value)
-        if domain is None:
-            self.fail(f"{printable(value)!r} is no domain: write it as in example.org", param, ctx)
-        return domain
 
 
 class _Said(OptOutChange):
