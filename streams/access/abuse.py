@@ -97,7 +97,7 @@ class Bounds:
 
 
 class Alarm(Part):
-    """Why a tenant looks like a harvester, and which record showed it."""
+    """Why a tenant looks like a harvester, and which record showed it. ``level``: see :func:`_level`."""
 
     record: str
     domain: str
@@ -108,7 +108,7 @@ class Alarm(Part):
 
 
 class Watch(Part):
-    """What is known of a tenant and a domain (a row of the gate's ledger). ``level``: how often it was too much."""
+    """What is known of a tenant and a domain (a row of the gate's ledger). ``level``: of the last alarm."""
 
     since_ms: int
     seen: Seen = Seen()
@@ -125,18 +125,22 @@ def watched(row: Watch | None, seen: Seen, at_ms: int, bounds: Bounds) -> Watch:
 
 
 def judged(row: Watch, record: str, domain: str, bounds: Bounds) -> Alarm | None:
-    """Whether that is too much; after each alarm twice as much has to come together until the next."""
+    """Whether that is too much; the next alarm is due when twice as much has come together, or more."""
     unknown, found, counted = (distinct(each) for each in (row.seen.unknown, row.seen.found, row.seen.counted))
-    limit = bounds.unknown * (WHOLE_TIMES if domain == WHOLE else 1) * 2**row.level
-    dictionary = counted * 2 >= unknown and counted * DICTIONARY >= limit
-    if not unknown or unknown < bounds.part * (unknown + found) or not (unknown >= limit or dictionary):
+    dictionary = counted * 2 >= unknown
+    load = max(unknown, counted * DICTIONARY if dictionary else 0)
+    level = _level(load, bounds.unknown * (WHOLE_TIMES if domain == WHOLE else 1))
+    if level <= row.level or unknown < bounds.part * (unknown + found):
         return None
     named = "" if not dictionary else f", {counted:,} of them names that only counting makes"
     where = "all domains together" if domain == WHOLE else domain
     why = f"about {unknown:,} mailboxes of {where} were asked for that do not exist{named}, and {found:,} that do"
-    return Alarm(
-        record=record, domain=domain, since_ms=row.since_ms, level=row.level, dictionary=dictionary, why=why[:256]
-    )
+    return Alarm(record=record, domain=domain, since_ms=row.since_ms, level=level, dictionary=dictionary, why=why[:256])
+
+
+def _level(load: int, limit: int) -> int:
+    """0 below the limit, 1 from there on, 2 from twice the limit on, 3 from four times, and so on."""
+    return (load // limit).bit_length()
 
 
 def is_allowed(domain: str, allowed: Iterable[str]) -> bool:

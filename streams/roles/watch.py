@@ -57,7 +57,7 @@ class AbuseWatch:
         rows = {WHOLE: everything, **{name: row for name, row in changed.items() if row is not None}}
         alarms = [alarm for name, row in rows.items() if (alarm := abuse.judged(row, record, name, self._bounds))]
         for alarm in alarms:
-            rows[alarm.domain] = rows[alarm.domain].model_copy(update={"level": alarm.level + 1})
+            rows[alarm.domain] = rows[alarm.domain].model_copy(update={"level": alarm.level})
         if alarms:
             rows[WHOLE] = rows[WHOLE].model_copy(update={"alarm": alarms[0]})
             self._tell(tenant, alarms[0])
