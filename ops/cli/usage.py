@@ -5,7 +5,7 @@ import csv
 import math
 import sys
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date
 from typing import Any
 
 import click
@@ -14,7 +14,7 @@ from ops import usage
 from ops.cli.errors import UserError
 from ops.cli.keyoffice import place_of, place_options
 from ops.cli.keyoptions import KeyId, Name
-from ops.cli.output import json_line
+from ops.cli.output import json_line, printable
 from schemas import signing
 from schemas.usage import Usage
 from schemas.vocabulary import VERDICTS, Reason, Verdict
@@ -25,22 +25,33 @@ Row = dict[str, Any]
 _ANSWERS = [verdict for verdict in Verdict if verdict is not Verdict.REJECTED]
 _REFUSALS = [reason for reason in Reason if VERDICTS[reason] is Verdict.REJECTED]
 _SHOWN = ("day", "key_id", "requests", "addresses", *_ANSWERS, "given_back", "refused", "p50_s", "p95_s")
-_DAY = click.DateTime(["%Y-%m-%d"])
+
+
+class Day(click.ParamType):
+    """A UTC day."""
+
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> date:
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{printable(value)!r}: write YYYY-MM-DD", param, ctx)
 
 
 @click.command("usage")
 @click.option("--tenant", type=Name(), help="Of one tenant alone.")
 @click.option("--key", type=KeyId(), help="Of one key alone.")
-@click.option("--from", "first", type=_DAY, metavar="YYYY-MM-DD", help="The first UTC day.")
-@click.option("--to", "last", type=_DAY, metavar="YYYY-MM-DD", help="The last UTC day.")
+@click.option("--from", "first", type=Day(), help="The first UTC day.")
+@click.option("--to", "last", type=Day(), help="The last UTC day.")
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values, every column, with a heading.")
 @place_options
 def command(
     *,
     tenant: str | None,
     key: tuple[str, str] | None,
-    first: datetime | None,
-    last: datetime | None,
+    first: date | None,
+    last: date | None,
     as_csv: bool,
     **options: Any,
 ) -> None:
@@ -61,8 +72,8 @@ def command(
             place.namespace,
             tenant=key[0] if key else tenant,
             key=key[1] if key else None,
-            first=first.date() if first else None,
-            last=last.date() if last else None,
+            first=first,
+            last=last,
         )
     )
     if place.as_json:
