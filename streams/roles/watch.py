@@ -59,8 +59,9 @@ class AbuseWatch:
         for alarm in alarms:
             rows[alarm.domain] = rows[alarm.domain].model_copy(update={"level": alarm.level})
         if alarms:
-            rows[WHOLE] = rows[WHOLE].model_copy(update={"alarm": alarms[0]})
-            self._tell(tenant, alarms[0])
+            told = min(alarms, key=lambda alarm: alarm.domain == WHOLE)  # A domain's name says more.
+            rows[WHOLE] = rows[WHOLE].model_copy(update={"alarm": told})
+            self._tell(tenant, told)
         for name, row in rows.items():
             self._put(tenant, name, row)
 
