@@ -129,9 +129,8 @@ TOPICS = (
     OPT_OUTS,
     DEADLETTERS,
 )
-LEADING = tuple(
-    topic for topic in TOPICS if topic not in (RESULTS, DEADLETTERS, KEY_COMMANDS, KEY_EVENTS, USAGE, OPT_OUTS)
-)
+_LEADING_NOWHERE = (RESULTS, DEADLETTERS, KEY_COMMANDS, KEY_EVENTS, USAGE, OPT_OUTS)
+LEADING = tuple(topic for topic in TOPICS if topic not in _LEADING_NOWHERE)
 """Those whose records lead to rows of tables: a row has to outlive the record, lest a repeat is taken for new.
 
 Commands on keys are kept for good: of them a tenant's rows tell a repeat by its time (:mod:`streams.roles.keyring`).

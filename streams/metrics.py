@@ -35,7 +35,7 @@ Snapshot = Callable[[], Mapping[Labels, float]]
 class Metrics:
     """The metrics of one process, registered in ``registry``."""
 
-    def __init__(self, registry: CollectorRegistry, *, tenants: int = 100) -> None:
+    def __init__(self, registry: CollectorRegistry, *, tenants: int = 100) -> None:  # noqa: PLR0915  a list
         """``tenants``: how many have a label of their own."""
         self.registry = registry
         self._tenants: set[str] = set()

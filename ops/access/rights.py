@@ -15,6 +15,7 @@ from schemas.topics import (
     ADMITTED_INTERACTIVE,
     ATTEMPTS,
     DEADLETTERS,
+    OPT_OUTS,
     PREFIX,
     REQUESTS,
     RESULTS,
@@ -26,6 +27,7 @@ from schemas.topics import (
     TASKS_INTERACTIVE,
     TIERS,
     TOPICS,
+    USAGE,
     Topic,
     own_results,
 )
@@ -76,18 +78,20 @@ RETRIES: Final = (RETRIES_5M, RETRIES_15M, RETRIES_60M)
 ROLES: Final[Mapping[str, Rights]] = {
     "gate": Rights(
         reads=(REQUESTS, *ADMISSIONS, SETTLEMENTS, *KEY_COMMANDS),
-        writes=(*ADMISSIONS, *ADMITTED, RESULTS, DEADLETTERS, *KEY_EVENTS),
+        # It gives one command itself: a tenant that looks like a harvester is suspended.
+        writes=(*ADMISSIONS, *ADMITTED, RESULTS, DEADLETTERS, *KEY_COMMANDS, *KEY_EVENTS, USAGE),
         apps=("gate",),
         tables=_tables("gate"),
     ),
+    # Who would ask mail servers, or hand addresses to those who do, reads the do-not-probe list, without a group.
     "route": Rights(
-        reads=ADMITTED,
+        reads=(*ADMITTED, OPT_OUTS),
         writes=(*TASKS, ATTEMPTS, DEADLETTERS),
         apps=("route-interactive", "route-bulk"),
     ),
     # A provider that has changed meanwhile gets the task handed on.
     "probe": Rights(
-        reads=TASKS,
+        reads=(*TASKS, OPT_OUTS),
         writes=(*TASKS, *RETRIES, ATTEMPTS, DEADLETTERS),
         apps=("probe-interactive", "probe-bulk"),
     ),
@@ -105,7 +109,7 @@ ROLES: Final[Mapping[str, Rights]] = {
     ),
 }
 
-OPERATOR_READS: Final = (DEADLETTERS, *KEY_EVENTS)
+OPERATOR_READS: Final = (DEADLETTERS, *KEY_EVENTS, USAGE, OPT_OUTS)
 
 OPERATOR_TABLES: Final = tuple(table for table in TABLES if table.name == "keys")
 """Their changelogs are read, by `mailvet keys list` and `show`: public keys and digests, no address."""
