@@ -22,6 +22,9 @@ from streams.roles.breath import breathing
 LANES: Mapping[Lane, str] = {Lane.INTERACTIVE: TASKS_INTERACTIVE.name, Lane.BULK: TASKS_BULK.name}
 """The topic of each lane's tasks."""
 
+TENANT = "mailvet-tenant"
+"""Header of a task: whose it is, so that its turn can be told before it is read out."""
+
 T = TypeVar("T")
 
 
@@ -116,7 +119,8 @@ def tasks(ticket: Ticket, to: Destination, items: Iterable[TaskItem], now: datet
             source=to.source,
             created_at=now,
         )
-        yield Outgoing(to.topic, f"{to.provider}#{to.shard}".encode(), encode(task))
+        key = f"{to.provider}#{to.shard}".encode()
+        yield Outgoing(to.topic, key, encode(task), ((TENANT, ticket.tenant.encode()),))
 
 
 def pieces(things: Iterable[T], size: int = MAX_TASK_ADDRESSES) -> Iterator[Sequence[T]]:

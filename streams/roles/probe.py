@@ -25,6 +25,7 @@ from streams.roles.breath import Turns, breathing
 from streams.roles.credits import Credits, CreditsBy
 from streams.roles.judge import (
     LANES,
+    TENANT,
     Destination,
     Learned,
     Resolver,
@@ -121,7 +122,8 @@ class Probing:
         A task whose time is over is dropped: completion has answered it with what was known.
         """
         since_ms = self._clock()
-        async with self._open.take((record.topic, record.key), len(record.value)):
+        who = record.headers.get(TENANT)
+        async with self._open.take((record.topic, record.key), len(record.value), who):
             return await self._work(decode(Task, record.value), max(0, self._clock() - since_ms))
 
     async def _work(self, task: Task, waited_ms: int) -> Sequence[Outgoing]:
@@ -191,7 +193,11 @@ class Probing:
         assert route is not None and provider is not None  # noqa: S101, PT018 - _ask_all() chose them
         since_ms = self._clock()
         with self._in_flight(lane, len(piece)):
-            async with self._turns.take((lane, provider), len(piece)), self._lanes[lane].take(len(piece)):
+            tenant = task.ticket.tenant
+            async with (
+                self._turns.take((lane, provider), len(piece), tenant),
+                self._lanes[lane].take(len(piece), tenant),
+            ):
                 waited_ms += max(0, self._clock() - since_ms)
                 left_s = self._left_s(task)
                 if not left_s:

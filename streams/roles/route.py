@@ -90,7 +90,7 @@ class Route:
         """Findings for what is decided, tasks for the rest: together every address once."""
         admitted = decode(Admitted, record.value)
         ticket = admitted.ticket
-        async with self._in_work[ticket.lane].take(len(admitted.addresses)):
+        async with self._in_work[ticket.lane].take(len(admitted.addresses), ticket.tenant):
             async with self._turns.take(ticket.lane):
                 addresses = await self._read(admitted.addresses)
             routes = await self._routes(ticket, addresses)
