@@ -90,10 +90,11 @@ def declared(settings: Settings, *, together: bool = False) -> Access:
 
 def _worker(name: str, rights: Rights, settings: Settings) -> Iterator[Grant]:
     user = user_name(name, settings.namespace)
-    yield from _on_topics(user, "READ", _named(rights.reads, settings))
+    yield from _on_topics(user, "READ", _named((*rights.reads, *rights.lists), settings))
     yield from _on_topics(user, "WRITE", _named(written(rights, settings), settings))
     # A worker sees at its start how long its topics keep records.
-    yield from _on_topics(user, "DESCRIBE_CONFIGS", _named((*rights.reads, *written(rights, settings)), settings))
+    seen = (*rights.reads, *rights.lists, *written(rights, settings))
+    yield from _on_topics(user, "DESCRIBE_CONFIGS", _named(seen, settings))
     for table in rights.tables:
         for operation in ("READ", "WRITE"):
             yield from _on_topics(user, operation, [table.changelog(settings.namespace)])

@@ -27,7 +27,7 @@ def _rows() -> Iterator[str]:
         logs = ", ".join(f"`{table.changelog().name}`" for table in rights.tables)
         besides = f"reads and writes {logs}" if logs else ""
         named = ", ".join(f"`{group}`" for group in groups(rights, settings))
-        yield _row(role, rights.reads, written(rights, settings), named, besides)
+        yield _row(role, (*rights.reads, *rights.lists), written(rights, settings), named, besides)
     logs = ", ".join(f"`{table.changelog().name}`" for table in OPERATOR_TABLES)
     besides = f"reads {logs}; creates and alters every topic; sees how far each role's groups are"
     yield _row(OPERATOR, OPERATOR_READS, OPERATOR_WRITES, "", besides)

@@ -45,6 +45,8 @@ class Rights:
     """Each is a consumer group (:func:`streams.tables.app_id`)."""
     tables: tuple[TableDeclaration, ...] = ()
     """Their changelogs are read and written."""
+    lists: tuple[Topic, ...] = ()
+    """Read whole at the start and followed from then on, without a group."""
 
     def __or__(self, other: "Rights") -> "Rights":
         return Rights(
@@ -52,6 +54,7 @@ class Rights:
             _once(*self.writes, *other.writes),
             (*self.apps, *other.apps),
             (*self.tables, *other.tables),
+            _once(*self.lists, *other.lists),
         )
 
 
@@ -83,17 +86,19 @@ ROLES: Final[Mapping[str, Rights]] = {
         apps=("gate",),
         tables=_tables("gate"),
     ),
-    # Who would ask mail servers, or hand addresses to those who do, reads the do-not-probe list, without a group.
+    # Who would ask mail servers, or hand addresses to those who do, knows the do-not-probe list.
     "route": Rights(
-        reads=(*ADMITTED, OPT_OUTS),
+        reads=ADMITTED,
         writes=(*TASKS, ATTEMPTS, DEADLETTERS),
         apps=("route-interactive", "route-bulk"),
+        lists=(OPT_OUTS,),
     ),
     # A provider that has changed meanwhile gets the task handed on.
     "probe": Rights(
-        reads=(*TASKS, OPT_OUTS),
+        reads=TASKS,
         writes=(*TASKS, *RETRIES, ATTEMPTS, DEADLETTERS),
         apps=("probe-interactive", "probe-bulk"),
+        lists=(OPT_OUTS,),
     ),
     "retry": Rights(
         reads=RETRIES,
@@ -115,7 +120,7 @@ OPERATOR_TABLES: Final = tuple(table for table in TABLES if table.name == "keys"
 """Their changelogs are read, by `mailvet keys list` and `show`: public keys and digests, no address."""
 
 OPERATOR_WRITES: Final = _once(
-    *(topic for rights in ROLES.values() for topic in rights.reads), DEADLETTERS, *KEY_COMMANDS
+    *(topic for rights in ROLES.values() for topic in rights.reads), DEADLETTERS, *KEY_COMMANDS, OPT_OUTS
 )
 """A dead letter goes back to the topic that it was read from, and beside it stands that it did."""
 
@@ -137,7 +142,7 @@ def written(rights: Rights, settings: Settings) -> tuple[Topic, ...]:
 def topics_needed(roles: Iterable[str], settings: Settings) -> tuple[Topic, ...]:
     """The topics of a process with these roles, under their names on the broker, changelogs included."""
     rights = of_roles(roles)
-    named = (topic.named(settings.namespace) for topic in (*rights.reads, *written(rights, settings)))
+    named = (topic.named(settings.namespace) for topic in (*rights.reads, *rights.lists, *written(rights, settings)))
     return _once(*named, *(table.changelog(settings.namespace) for table in rights.tables))
 
 

@@ -35,8 +35,11 @@ def subscribed(role: str) -> tuple[Topic, ...]:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_may_read_what_it_subscribes_to_and_nothing_else(role: str) -> None:
-    listed = {OPT_OUTS.name} if role in ("route", "probe") else set()
-    assert {topic.name for topic in ROLES[role].reads} == {topic.name for topic in subscribed(role)} | listed
+    assert {topic.name for topic in ROLES[role].reads} == {topic.name for topic in subscribed(role)}
+
+
+def test_who_asks_mail_servers_or_hands_addresses_to_them_knows_the_do_not_probe_list() -> None:
+    assert [role for role, rights in ROLES.items() if OPT_OUTS in rights.lists] == ["route", "probe"]
 
 
 def test_every_role_and_no_other_has_rights() -> None:
