@@ -133,7 +133,7 @@ class Probing:
         moved = [target for target in targets if self._has_moved(task, target)]
         stay = [target for target in targets if not self._has_moved(task, target)]
         learned = await self._ask_all(task, stay, waited_ms)
-        async with self._computing.take(task.ticket.lane):
+        async with self._computing.take(task.ticket.lane, task.ticket.tenant):
             return (*self._hand_on(task, moved), *await self._conclude(task, learned))
 
     def _left_s(self, task: Task) -> float:
@@ -142,12 +142,12 @@ class Probing:
     # -- where mail goes today --------------------------------------------------------------------------------------
 
     async def _targets(self, task: Task) -> list[Target]:
-        async with self._computing.take(task.ticket.lane):
+        async with self._computing.take(task.ticket.lane, task.ticket.tenant):
             prepared = [self._precheck(item.address) async for item in breathing(task.items)]
         domains = dict.fromkeys(each.domain for each in prepared if each.syntax_error is None)
         routes = await asyncio.gather(*(self._resolver.route(domain) for domain in domains))
         by_domain = dict(zip(domains, routes, strict=True))
-        async with self._computing.take(task.ticket.lane):
+        async with self._computing.take(task.ticket.lane, task.ticket.tenant):
             providers = await providers_of(by_domain)
             return [
                 Target(item, _learned(task, item, each, by_domain.get(each.domain), providers.get(each.domain)))

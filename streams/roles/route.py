@@ -91,10 +91,10 @@ class Route:
         admitted = decode(Admitted, record.value)
         ticket = admitted.ticket
         async with self._in_work[ticket.lane].take(len(admitted.addresses), ticket.tenant):
-            async with self._turns.take(ticket.lane):
+            async with self._turns.take(ticket.lane, ticket.tenant):
                 addresses = await self._read(admitted.addresses)
             routes = await self._routes(ticket, addresses)
-            async with self._turns.take(ticket.lane):
+            async with self._turns.take(ticket.lane, ticket.tenant):
                 return [record async for record in self._outputs(ticket, addresses, routes)]
 
     async def _outputs(
