@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo world bench test chaos lint format types layers lock lock-check clean
+.PHONY: help setup demo world bench test chaos chaos-defects kill-to-work flood lint format types layers lock lock-check clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,10 +27,22 @@ test: setup lint types layers ## Everything: lint, types, layers, all tests on a
 	$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage json -q -o .coverage-report.json && \
 	$(BIN)/python -m ops.coverage_gate .coverage-report.json && exit $$status
 
-chaos: setup ## 10,000 addresses while every role and the broker are killed; a flood of 200,000 beside small requests
+chaos: setup ## Seeds of faults on a cluster of three, 10,000 addresses and 16 faults each: SEEDS=n, or SEED=17 again
 	@ops/setup/broker.sh
-	@MAILVET_CRASH_ADDRESSES=10000 MAILVET_FLOOD_ADDRESSES=200000 \
-	$(BIN)/python -m pytest -s tests/chaos tests/integration/test_pipeline.py --timeout 900 $(ARGS)
+	@MAILVET_CHAOS_SEEDS=$(SEEDS) MAILVET_CHAOS_SEED=$(SEED) MAILVET_CHAOS_ADDRESSES=$(or $(ADDRESSES),10000) \
+	$(BIN)/python -m pytest -s tests/chaos/test_seeds.py $(ARGS)
+
+chaos-defects: setup ## The same suite with our protection taken away: it has to find each defect
+	@ops/setup/broker.sh
+	@MAILVET_CHAOS_DEFECTS=1 $(BIN)/python -m pytest -s tests/chaos/test_planted.py $(ARGS)
+
+kill-to-work: setup ## Seconds from kill -9 to processing again, for every role, with default settings
+	@ops/setup/broker.sh
+	@MAILVET_KILL_TO_WORK=$(or $(ROLE),all) $(BIN)/python -m pytest -s tests/chaos/test_kill_to_work.py $(ARGS)
+
+flood: setup ## Small requests beside a flood of 200,000 addresses
+	@ops/setup/broker.sh
+	@MAILVET_FLOOD_ADDRESSES=200000 $(BIN)/python -m pytest -s tests/integration/test_pipeline.py --timeout 900 $(ARGS)
 
 lint: setup ## ruff, hadolint, and whether the synchronous pool is made of the asynchronous one
 	@$(BIN)/ruff check .

@@ -13,7 +13,13 @@ from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    IncompatibleBrokerVersion,
+    KafkaError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
 from ops.cli.errors import UserError
 from ops.cli.kafka import CONNECT_S, reach, unreachable
@@ -214,6 +220,8 @@ class Cluster:
         configs = {}
         for response in await self._client.describe_configs(resources) if resources else ():
             for resource in response.to_object()["resources"]:
+                if resource["error_code"] == UnknownTopicOrPartitionError.errno:
+                    continue  # Another node than the one that listed it, and it does not know of it yet.
                 _raise_refusal(resource["resource_name"], resource["error_code"], resource["error_message"])
                 entries = [each for each in resource["config_entries"] if each["config_value"] is not None]
                 everything = {each["config_names"]: each["config_value"] for each in entries}
@@ -249,7 +257,8 @@ class Cluster:
         now = await self._configs(sorted({each.topic.name for each in differences}))
         changes: dict[str, dict[str, str]] = {name: dict(overrides) for name, (_, overrides) in now.items()}
         for each in differences:
-            changes[each.topic.name][each.what] = each.want
+            if each.topic.name in changes:
+                changes[each.topic.name][each.what] = each.want
         resources = [ConfigResource(ConfigResourceType.TOPIC, name, config) for name, config in changes.items()]
         for response in await self._client.alter_configs(resources):
             for resource in response.to_object()["resources"]:

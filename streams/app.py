@@ -22,7 +22,7 @@ from streams.group import Group
 from streams.metrics import Metrics
 from streams.observe import PoolObserver
 from streams.optouts import OptOutReader
-from streams.progress import ProgressWatch
+from streams.progress import ProgressWatch, Watched
 from streams.records import Outgoing
 from streams.roles.completion import Completion
 from streams.roles.gate import Gate
@@ -72,6 +72,7 @@ class _Parts:
     core: Core | None = None
     engines: list[Engine] = field(default_factory=list)
     services: list[Service] = field(default_factory=list)
+    _watched: list[Watched] = field(default_factory=list)
     _bindings: list[tuple[Engine, str, tuple[Subscription, ...]]] = field(default_factory=list)
     _chores: list[tuple[Engine, tuple[Chore, ...]]] = field(default_factory=list)
 
@@ -92,11 +93,11 @@ class _Parts:
             opt_outs = self.core.opt_outs
             first.append(OptOutReader(self.settings, opt_outs, on_fatal=lambda error: group.fail(error)))  # noqa: PLW0108  no group yet
             self.metrics.opt_outs.set_function(lambda: float(len(opt_outs)))
-        group = Group(first, self.engines, self.services)
+        group = Group(first, self.engines, self.services, awaited=[each.settled for each in self._watched])
         self.metrics.decisions_kept_seconds.read(lambda: {(): self.settings.decisions_kept.total_seconds()})
         for app, role, subscriptions in self._bindings:
             subscribe(app, role, subscriptions, producer=producer, metrics=self.metrics, on_fatal=group.fail)
-        group.also(ProgressWatch(self.engines, self.settings, on_fatal=group.fail))
+        group.also(ProgressWatch(self._watched, self.settings, on_fatal=group.fail))
         for app, chores in self._chores:
             group.also(Chores(app, chores, deliver=producer.deliver, clock=now_ms, on_fatal=group.fail))
         return group
@@ -140,7 +141,8 @@ class _Parts:
     def _retry(self, producer: Producer) -> None:
         retry = RetryService(self.settings, producer, self.metrics, now_ms)
         self.services.append(retry)
-        self.metrics.ready.labels("retry").set_function(lambda: float(retry.started))
+        self._watched.extend(retry.tiers)
+        self.metrics.ready.labels("retry").set_function(lambda: float(retry.settled))
 
     def _completion(self, _: Producer) -> None:
         app = self._engine("completion")
@@ -154,6 +156,7 @@ class _Parts:
     def _engine(self, name: str) -> Engine:
         app = engine(name, self.settings)
         self.engines.append(app)
+        self._watched.append(app)
         self.metrics.ready.labels(name).set_function(lambda: float(app.settled.is_set()))
         return app
 
@@ -166,6 +169,8 @@ class _Parts:
     def _table(self, app: Engine, name: str) -> DurableTable:
         [declared] = [each for each in TABLES if each.name == name]
         made = table(app, declared, record_key)
+        made.on_outdated = self.metrics.outdated_changes.labels(name).inc
+        self._chores.append((app, (_quiet(lambda _: made.heal()),)))
         self.metrics.table_rows.read(lambda: {(name,): float(len(made))})
         return made
 

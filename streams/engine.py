@@ -17,10 +17,12 @@ from typing import Any, cast
 
 import faust
 import faust.streams
+from aiokafka.errors import KafkaError
 from faust.tables.manager import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from schemas.topics import Topic
 from streams.delivery import Delivery, OrderedAcks, Producer
 from streams.delivery.producer import LINGER_MS, MAX_BATCH_BYTES, MAX_RECORD_BYTES
 from streams.kafka import StartupError, faust_options
@@ -29,6 +31,8 @@ from streams.settings import Settings
 from streams.subscription import Subscription
 from streams.tables import DurableTable, TableDeclaration, app_id
 from streams.wire import read_anything
+
+logger = logging.getLogger(__name__)
 
 STREAM_BUFFER = 16_384
 """Records that wait in memory for an agent; with Faust's 4,096 the consumer slept (4,200 against 6,000 a second)."""
@@ -55,6 +59,8 @@ class Engine(faust.App):
     """How long a stop waits for work in flight."""
     deliveries: dict[str, Delivery]
     """By the name of the topic on the broker."""
+    starts: dict[TP, int]
+    """Where each source partition is read from since it was assigned, as far as the broker could be asked."""
     queues: dict[str, "asyncio.Queue[Any]"]
     """What waits for them, by the same names."""
     urgent: set[str]
@@ -104,6 +110,15 @@ class Engine(faust.App):
         """Changes while tables are recovered."""
         offsets = cast(TableManager, self.tables).recovery.active_offsets.values()
         return sum(offset for offset in offsets if offset is not None)
+
+    def forget_recovered(self, changelog: str, kept: Set[TP]) -> None:
+        """Rows of other partitions are gone: should one come back, its changelog is read from the beginning.
+
+        Faust forgets by itself how far it had read, but not where a rebalance was overtaken by the next.
+        """
+        offsets = cast(TableManager, self.tables).recovery.active_offsets
+        for tp in [tp for tp in offsets if tp.topic == changelog and tp not in kept]:
+            del offsets[tp]
 
     def on_rebalance_start(self) -> None:
         """Partitions are about to change: nothing is served until they are settled. Called in the consumer's thread."""
@@ -182,8 +197,20 @@ class _Consumer(driver.Consumer):
         self.stop_flow()
         self._held.clear()
         self._buffered_partitions.clear()
+        self.app.starts.clear()
         self.app.assigned()
         await super().on_partitions_assigned(assigned, generation_id)
+
+    async def perform_seek(self) -> None:
+        # Whatever Faust reads and throws away after this, the first record that comes shows it (delivery's guard).
+        await super().perform_seek()
+        sources = [tp for tp in self.assignment() if tp.topic in self.app.deliveries]
+        try:
+            earliest = await self.earliest_offsets(*sources) if sources else {}
+        except KafkaError as error:
+            logger.warning("the broker did not tell where partitions begin, so that is not checked: %r", error)
+            return
+        self.app.starts.update({tp: max(self._read_offset[tp] or 0, offset) for tp, offset in earliest.items()})
 
     def pause_partitions(self, tps: Iterable[TP]) -> None:
         tps = set(tps)
@@ -263,7 +290,7 @@ def engine(role: str, settings: Settings) -> Engine:
     app.mailvet = settings
     app.settled = asyncio.Event()
     app.drain_s = settings.drain_s
-    app.deliveries, app.queues, app.urgent = {}, {}, set()
+    app.deliveries, app.starts, app.queues, app.urgent = {}, {}, {}, set()
     app.finalize()
     return app
 
@@ -286,7 +313,9 @@ def table(app: Engine, declared: TableDeclaration, record_key: Callable[[bytes],
     made.record_key = record_key
 
     async def keep_ours(_app: object, assigned: Iterable[TP], **_: object) -> None:
-        made.keep_only({tp.partition for tp in assigned if tp.topic == made.changelog_topic_name})
+        ours = {tp for tp in assigned if tp.topic == made.changelog_topic_name}
+        made.keep_only({tp.partition for tp in ours})
+        app.forget_recovered(made.changelog_topic_name, ours)
 
     app.on_partitions_assigned.connect(cast(Any, keep_ours), weak=False)
     return made
@@ -309,12 +338,30 @@ def subscribe(
             subscription,
             deliver=producer.deliver,
             generation=lambda: app.consumer_generation_id,
+            start=_starts(app, subscription.topic),
+            hold=_holds(app, subscription.topic),
             on_fatal=on_fatal,
             metrics=metrics,
             dead_letter_limit=app.mailvet.dead_letter_limit,
             acks=acks,
         )
         _bind(app, subscription, delivery)
+
+
+def _starts(app: Engine, topic: Topic) -> Callable[[int], int | None]:
+    name = topic.named(app.mailvet.namespace).name
+    return lambda partition: app.starts.get(TP(name, partition))
+
+
+def _holds(app: Engine, topic: Topic) -> Callable[[int, bool], None]:
+    name = topic.named(app.mailvet.namespace).name
+
+    def hold(partition: int, held: bool) -> None:
+        # As for a buffer that is full: what was fetched still comes, nothing more is asked for.
+        change = app.consumer.on_buffer_full if held else app.consumer.on_buffer_drop
+        change(TP(name, partition))
+
+    return hold
 
 
 def _bind(app: Engine, subscription: Subscription, delivery: Delivery) -> None:

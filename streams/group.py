@@ -19,13 +19,22 @@ class WorkerFailed(Exception):
 class Group(Service):
     """Starts ``first`` in order (what the others need), then everything else at once; stops in the other order.
 
+    ``awaited``: it is ready when all of these are set; else when all engines are settled.
+
     Faust's own way starts apps one after the other: 5.5 s against 1.9 s for four of them.
     """
 
     def __init__(
-        self, first: Sequence[Service], engines: Sequence[Engine], services: Sequence[Service] = (), **kwargs: Any
+        self,
+        first: Sequence[Service],
+        engines: Sequence[Engine],
+        services: Sequence[Service] = (),
+        *,
+        awaited: Sequence[asyncio.Event] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._awaited = [engine.settled for engine in engines] if awaited is None else awaited
         self._first = tuple(first)
         self._engines = tuple(engines)
         self._services = list(services)
@@ -68,7 +77,7 @@ class Group(Service):
     @property
     def ready(self) -> bool:
         """All partitions are assigned, all tables recovered, and nothing has died."""
-        return self.alive and self.started and all(engine.settled.is_set() for engine in self._engines)
+        return self.alive and self.started and all(each.is_set() for each in self._awaited)
 
     async def run(self, stop: Awaitable[None], on_ready: Callable[[], None], drain_s: float) -> None:
         """Work until ``stop`` is done, then drain and return.
@@ -95,7 +104,7 @@ class Group(Service):
 
     async def _work(self, on_ready: Callable[[], None]) -> None:
         await self.start()
-        await asyncio.gather(*(engine.settled.wait() for engine in self._engines))
+        await asyncio.gather(*(each.wait() for each in self._awaited))
         on_ready()
         await asyncio.Event().wait()
 

@@ -56,6 +56,11 @@ class Metrics:
         self.dead_letters = counter("dead_letters", "Records that could not be used.", "role", "reason")
         self.record_seconds = histogram("record_seconds", "From reading a record to its end.", "role", "topic")
         self.records_in_flight = gauge("records_in_flight", "Records being worked on.", "role", "topic")
+        self.outdated_changes = counter(
+            "outdated_changes",
+            "Changes of rows left out of a recovery: their writer had lost the partition, by a pause or a network.",
+            "table",
+        )
         self.ready = gauge("ready", "1 when partitions are assigned and tables recovered.", "role")
 
         # Requests and verdicts: what clients see
@@ -79,6 +84,9 @@ class Metrics:
         self.request_seconds = histogram("request_seconds", "From admission to the summary of a request.", "lane")
         self.address_seconds = histogram("address_seconds", "From admission to the verdict on an address.", "lane")
         self.retries = counter("retries", "Addresses that were sent to a retry tier.", "tier", "reason")
+        self.tasks_put_aside = counter(
+            "tasks_put_aside", "Tasks that waited too long for their provider's turn and come again later.", "lane"
+        )
         self.addresses_in_flight = gauge("addresses_in_flight", "Addresses in dialogue or waiting for one.", "lane")
 
         self.opt_outs = gauge("opt_outs", "Domains on the do-not-probe list, as this worker knows it.")
@@ -115,6 +123,12 @@ class Metrics:
         # Read at the scrape, so that a worker that is stuck shows what it is stuck on
         self.oldest_unacked_seconds = _AtScrape(
             "oldest_unacked_seconds", "Age of the oldest record that is not acknowledged.", ("role", "topic"), registry
+        )
+        self.unacked_span = _AtScrape(
+            "unacked_span",
+            "Records of a partition from the oldest that is not acknowledged to the newest; of the widest partition.",
+            ("role", "topic"),
+            registry,
         )
         self.smtp_sessions = _AtScrape("smtp_sessions", "Sessions of the pool, by state.", ("state",), registry)
         self.smtp_breakers = _AtScrape("smtp_breakers", "Breakers of providers, by state.", ("state",), registry)

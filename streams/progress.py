@@ -5,6 +5,7 @@ go on and the group waits for nobody. A supervisor's restart mends all of these.
 """
 
 import asyncio
+import faulthandler
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -114,6 +115,28 @@ async def _first_record(
         reader.seek(partition, place)
     found = await reader.getmany(timeout_ms=2000, max_records=1)
     return next(((partition, record.offset) for partition, [record] in found.items()), None)
+
+
+class Heartbeat(Service):
+    """Ends the process with the stacks of all its threads where its event loop has not moved for ``stall_s`` seconds.
+
+    Nothing that runs in the loop could say so. It is the interpreter's own watchdog (`faulthandler`), which does not
+    need the interpreter's lock; there is one in a process, so a command starts it and not a library.
+    """
+
+    def __init__(self, stall_s: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._stall_s = stall_s
+
+    @Service.task
+    async def _beat(self) -> None:
+        while not self.should_stop:
+            faulthandler.dump_traceback_later(self._stall_s, exit=True)
+            await self.sleep(self._stall_s / LOOKS)
+
+    async def on_stop(self) -> None:
+        """Whoever stops has deadlines of its own."""
+        faulthandler.cancel_dump_traceback_later()
 
 
 class ProgressWatch(Service):

@@ -25,12 +25,17 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A record to write; the input it came from is acknowledged only after the broker has it."""
+    """A record to write; the input it came from is acknowledged only after the broker has it.
+
+    ``closing``: whoever reads it may take it that all is said. It is written after the broker has everything that
+    follows from earlier records with the input's key.
+    """
 
     topic: str
     key: bytes | None
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
+    closing: bool = False
 
 
 class Unusable(Exception):

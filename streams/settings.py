@@ -174,6 +174,10 @@ class Settings(BaseSettings):
     dialogue_deadline_s: PositiveFloat = Field(
         default=60.0, description="After this a task's unanswered addresses are retried."
     )
+    turn_wait_s: PositiveFloat = Field(
+        default=120.0,
+        description="A task that waits so long for its provider's turn comes again after the shortest retry delay.",
+    )
     in_flight_addresses: PositiveInt = Field(
         default=10_000, description="Addresses of one lane in dialogue at a time, per worker."
     )

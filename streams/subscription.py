@@ -28,5 +28,7 @@ class Subscription:
     concurrency: int = 1
     burst: int = 1
     """Records begun before whatever else is ready has its turn: one, unless each takes well under a millisecond."""
+    share: int | None = None
+    """Of ``concurrency``, how many may be of one partition: beyond it the partition is not read on, and others are."""
     urgent: bool = False
     """Its records are read before those of the app's other topics, however many of them wait."""

@@ -1,6 +1,7 @@
 """A child process that serves on a port and never outlives us."""
 
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -112,6 +113,16 @@ class Daemon:
             start_new_session=True,
             env=self._environment,
         )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process; nothing happens where there is none."""
+        if self._process is not None and self.running:
+            self._process.send_signal(number)
+
+    @property
+    def status(self) -> int | None:
+        """How it ended; None while it runs or before it was started."""
+        return None if self._process is None else self._process.poll()
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""

@@ -1,9 +1,11 @@
-"""Apache Kafka from its jars: one KRaft node, broker and controller in one JVM, on loopback."""
+"""Apache Kafka from its jars, on loopback: one KRaft node or a few, each broker and controller in one JVM."""
 
 import secrets
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +25,32 @@ appender.out.name=OUT
 appender.out.layout.type=PatternLayout
 appender.out.layout.pattern=%d %p %c{1} %m%n
 """
+
+_OF_A_CLUSTER = """default.replication.factor={replicas}
+min.insync.replicas={isr}
+replica.lag.time.max.ms=6000
+"""
+
+NODE_BYTES = 700 * 1024 * 1024
+"""What a node takes at most: its heap, and the JVM's own."""
+
+SPARE_BYTES = 3 * 1024 * 1024 * 1024
+"""What is left for those that use a cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One member of a cluster, by its ports on loopback.
+
+    With a ``front`` there is a second listener, at ``behind``, which tells its clients to come to ``front``: whoever
+    listens there stands between them and the broker.
+    """
+
+    number: int
+    port: int
+    controller: int
+    behind: int = 0
+    front: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +80,43 @@ allow.everyone.if.no.acl.found=false
 
 
 def properties(port: int, controller: int, data: Path, secured: Secured | None = None) -> str:
-    """``server.properties`` of the one node. Replication of one; rebalances at once; topics only when asked for.
+    """``server.properties`` of a single node."""
+    node = Node(1, port, controller)
+    return node_properties(node, (node,), data, secured)
 
-    The controller lets a killed broker back in only after the session of the one before has run out: 3 s, not 9.
+
+def node_properties(node: Node, nodes: Sequence[Node], data: Path, secured: Secured | None = None) -> str:
+    """``server.properties`` of one of these nodes. Rebalances at once; topics only when asked for.
+
+    Everything is kept by all nodes, up to three, and one of three may be away. The controller lets a killed broker
+    back in only after the session of the one before has run out: 3 s, not 9.
     """
-    clients = f",CLIENTS://127.0.0.1:{secured.port}" if secured else ""
-    protocols = ",CLIENTS:SASL_SSL" if secured else ""
+    voters = ",".join(f"{each.number}@127.0.0.1:{each.controller}" for each in nodes)
+    fronted = f",FRONT://127.0.0.1:{node.behind}" if node.front else ""
+    advertised = f",FRONT://127.0.0.1:{node.front}" if node.front else ""
+    protocols = ",FRONT:PLAINTEXT" if node.front else ""
+    if secured:
+        fronted = advertised = f",CLIENTS://127.0.0.1:{secured.port}"
+        protocols = ",CLIENTS:SASL_SSL"
+    replicas = min(3, len(nodes))
     return f"""process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
+node.id={node.number}
+controller.quorum.voters={voters}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{clients}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}{clients}
+listeners=PLAINTEXT://127.0.0.1:{node.port},CONTROLLER://127.0.0.1:{node.controller}{fronted}
+advertised.listeners=PLAINTEXT://127.0.0.1:{node.port}{advertised}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
 num.partitions=4
 offsets.topic.num.partitions=4
-offsets.topic.replication.factor=1
+offsets.topic.replication.factor={replicas}
 transaction.state.log.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={max(1, replicas - 1)}
 share.coordinator.state.topic.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.replication.factor={replicas}
+share.coordinator.state.topic.min.isr={max(1, replicas - 1)}
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 group.initial.rebalance.delay.ms=0
@@ -83,7 +124,45 @@ group.min.session.timeout.ms=1000
 auto.create.topics.enable=false
 log.segment.bytes=67108864
 log.cleaner.dedupe.buffer.size=4194304
+{_OF_A_CLUSTER.format(replicas=replicas, isr=replicas - 1) if len(nodes) > 1 else ""}\
 {secured.properties() if secured else ""}"""
+
+
+class _NodeProcess:
+    """One node: formatted once, started as often as asked."""
+
+    def __init__(
+        self, node: Node, nodes: Sequence[Node], home: Path, jars: Path, secured: Secured | None = None
+    ) -> None:
+        self._secured = secured
+        home.mkdir(parents=True, exist_ok=True)
+        self._config = home / "server.properties"
+        self._config.write_text(node_properties(node, nodes, home / "data", secured))
+        logging = home / "log4j2.properties"
+        logging.write_text(_LOGGING)
+        java = shutil.which("java") or "java"
+        self._java = [java, *_JVM, f"-Dlog4j2.configurationFile={logging}", "-cp", f"{jars}/*"]
+        self.daemon = Daemon(
+            [*self._java, "kafka.Kafka", str(self._config)],
+            log=log_file(f"kafka-{node.port}"),
+            ready=lambda: serves(node.port),
+            name="the broker" if len(nodes) == 1 else f"broker {node.number}",
+        )
+
+    def format(self) -> None:
+        tool = ["kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(self._config)]
+        if self._secured:
+            credential = f"SCRAM-SHA-512=[name={self._secured.admin},password={self._secured.password}]"
+            tool += ["--add-scram", credential]
+        done = subprocess.run(  # noqa: S603  our own command, no shell
+            [*self._java, *tool], capture_output=True, text=True, timeout=60, check=False
+        )
+        if done.returncode != 0:
+            raise BrokerError(f"Kafka could not format its storage: {(done.stderr or done.stdout).strip()[-600:]}")
+
+    def start(self) -> None:
+        self.format()
+        self.daemon.start()
 
 
 class JarKafka:
@@ -101,20 +180,11 @@ class JarKafka:
     def __init__(self) -> None:
         jars = kafka_jars()
         self._home = Path(tempfile.mkdtemp(prefix="mailvet-kafka-"))
-        port, controller = free_port(), free_port()
-        self.bootstrap = f"127.0.0.1:{port}"
-        self._secured = self._secure()
-        config = self._home / "server.properties"
-        config.write_text(properties(port, controller, self._home / "data", self._secured))
-        logging = self._home / "log4j2.properties"
-        logging.write_text(_LOGGING)
-        java = shutil.which("java") or "java"
-        self._java = [java, *_JVM, f"-Dlog4j2.configurationFile={logging}", "-cp", f"{jars}/*"]
-        log = log_file(f"kafka-{port}")
-        self._daemon = Daemon([*self._java, "kafka.Kafka", str(config)], log=log, ready=lambda: serves(port))
+        node = Node(1, free_port(), free_port())
+        self.bootstrap = f"127.0.0.1:{node.port}"
         try:
-            self._format(config)
-            self._daemon.start()
+            self._node = _NodeProcess(node, (node,), self._home, jars, self._secure())
+            self._node.start()
         except BaseException:
             self.stop()
             raise
@@ -123,29 +193,19 @@ class JarKafka:
         """Anybody may do anything here."""
         return None
 
-    def _format(self, config: Path) -> None:
-        tool = ["kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(config)]
-        if self._secured:
-            credential = f"SCRAM-SHA-512=[name={self._secured.admin},password={self._secured.password}]"
-            tool += ["--add-scram", credential]
-        done = subprocess.run(  # noqa: S603  our own command, no shell
-            [*self._java, *tool], capture_output=True, text=True, timeout=60, check=False
-        )
-        if done.returncode != 0:
-            raise BrokerError(f"Kafka could not format its storage: {(done.stderr or done.stdout).strip()[-600:]}")
-
     def kill(self) -> None:
         """SIGKILL: the crash of a machine."""
-        self._daemon.kill()
+        self._node.daemon.kill()
 
     def restart(self) -> None:
         """Start it again on the same port and data; one that runs is stopped first."""
-        self._daemon.stop()
-        self._daemon.start()
+        self._node.daemon.stop()
+        self._node.daemon.start()
 
     def stop(self) -> None:
         """End it and remove its data; the log stays. No clean shutdown: nobody reads that data again."""
-        self._daemon.kill()
+        if hasattr(self, "_node"):
+            self._node.daemon.kill()
         shutil.rmtree(self._home, ignore_errors=True)
 
 
@@ -169,3 +229,74 @@ class SecuredKafka(JarKafka):
         self.clients = f"127.0.0.1:{made.port}"
         self.admin, self.password = made.admin, made.password
         return made
+
+
+class KafkaCluster:
+    """Apache Kafka on several nodes, started on creation. Nodes are named by their number, from 1.
+
+    Clients of ``bootstrap`` talk to the nodes; those of ``front_bootstrap`` to whoever listens at the nodes' fronts,
+    which is nobody until somebody does.
+
+    Raises:
+        BrokerMissing: no Java, or no Maven to get the jars.
+        BrokerError: a node did not start.
+    """
+
+    def __init__(self, count: int = 3) -> None:
+        jars = kafka_jars()
+        self.name = f"Apache Kafka {KAFKA_VERSION} ({count} node{'s' if count > 1 else ''} of Maven Central jars)"
+        self._home = Path(tempfile.mkdtemp(prefix="mailvet-kafka-"))
+        self.nodes = _nodes(count)
+        self.bootstrap = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        self.front_bootstrap = ",".join(f"127.0.0.1:{node.front}" for node in self.nodes)
+        self._processes: dict[int, _NodeProcess] = {}
+        try:
+            for node in self.nodes:
+                home = self._home / str(node.number)
+                self._processes[node.number] = _NodeProcess(node, self.nodes, home, jars)
+            _side_by_side(process.start for process in self._processes.values())
+        except BaseException:
+            self.stop()
+            raise
+
+    def kill(self, number: int) -> None:
+        """SIGKILL: the crash of a machine."""
+        self._processes[number].daemon.kill()
+
+    def terminate(self, number: int) -> None:
+        """SIGTERM: it hands its partitions over and leaves."""
+        self._processes[number].daemon.stop(timeout=30.0)
+
+    def start(self, number: int) -> None:
+        """Start a node that is down, on the same ports and data."""
+        self._processes[number].daemon.start()
+
+    def stop(self) -> None:
+        """End it and remove its data; the logs stay."""
+        _side_by_side(process.daemon.kill for process in self._processes.values())
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+def affordable_nodes(meminfo: Path = Path("/proc/meminfo"), wanted: int = 3) -> int:
+    """As many nodes as are wanted where this machine has the memory for them, else one."""
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:  # not Linux
+        return wanted
+    available = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
+    return wanted if available >= SPARE_BYTES + wanted * NODE_BYTES else 1
+
+
+def _nodes(count: int) -> tuple[Node, ...]:
+    ports: set[int] = set()
+    while len(ports) < 4 * count:
+        ports.add(free_port())
+    drawn = iter(ports)
+    return tuple(Node(number, *(next(drawn) for _ in range(4))) for number in range(1, count + 1))
+
+
+def _side_by_side(calls: Iterable[Callable[[], None]]) -> None:
+    """A cluster answers only when most of its nodes are there."""
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(call) for call in calls]:
+            done.result()

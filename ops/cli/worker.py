@@ -17,6 +17,7 @@ from streams.app import ROLES, open_worker
 from streams.group import WorkerFailed
 from streams.kafka import StartupError, check_broker
 from streams.metrics import Metrics
+from streams.progress import Heartbeat
 from streams.settings import Settings
 
 
@@ -59,6 +60,7 @@ async def _run(roles: tuple[str, ...], name: str, settings: Settings) -> None:
             ) as address,
         ):
             settle_collector()
+            group.also(Heartbeat(settings.stall_s))
             ready = f"ready: role {name}, broker {settings.bootstrap_servers}, metrics {address}/metrics"
             await group.run(stop.wait(), lambda: click.echo(ready), settings.drain_s)
 

@@ -29,9 +29,6 @@ from streams.smtp.session import Ended
 
 log = logging.getLogger(__name__)
 
-PER_SESSION = 10
-"""Waiting addresses that call for one session more: the error budget of an unknown server (Postfix's soft limit)."""
-
 MAX_TRIES = 2
 """Sessions that may end on one address before that is its answer."""
 
@@ -135,8 +132,7 @@ class Prober:
     def _staff(self, queue: ProviderQueue) -> None:
         """As many sessions as the waiting addresses call for, within the lane's share of the provider's limit."""
         limit = self._lane_sessions(self._pool.sessions(queue.provider, queue.way), queue.lane)
-        wanted = min(limit, -(-queue.size // PER_SESSION))
-        while queue.sessions < wanted:
+        while queue.sessions < min(limit, queue.sessions_wanted):
             queue.sessions += 1
             task = asyncio.get_running_loop().create_task(self._serve(queue))
             self._tasks.add(task)
@@ -299,6 +295,8 @@ class Prober:
     def _answered(self, queue: ProviderQueue, connection: AsyncSMTPConnection, job: Job, reply: Reply) -> None:
         meaning = match(reply, Stage.RCPT, job.address)
         reason = meaning.reason
+        queue.answered += 1
+        queue.refused += not reply.positive
         refused = not reply.positive and reason is Reason.MAILBOX_NOT_FOUND
         if reply.code == 421 or reason in ABOUT_US:
             self._brake.useless(queue.provider, job.domain, self._of(connection, Stage.RCPT, reply))

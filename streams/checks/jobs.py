@@ -14,6 +14,12 @@ from streams.smtp.hosts import Host
 MAX_HOSTS = 6
 """Addresses of a route that are tried at most; RFC 5321 section 5.1 asks for two at least."""
 
+PER_SESSION = 10
+"""Addresses that a session is good for where all may be missing: the error budget of an unknown server."""
+
+MOST_PER_SESSION = 100
+"""Though nobody be missing: a session is one round trip after the other, and somebody waits for each."""
+
 Hosts = tuple[Host, ...]
 
 
@@ -128,7 +134,19 @@ GroupKey = tuple[Hosts, str, bool]
 class ProviderQueue:
     """Waiting jobs of one provider, lane and way out; domains take turns, and each step costs what it moves."""
 
-    __slots__ = ("_groups", "_sharing", "accepted", "asking", "lane", "provider", "sessions", "size", "way")
+    __slots__ = (
+        "_groups",
+        "_sharing",
+        "accepted",
+        "answered",
+        "asking",
+        "lane",
+        "provider",
+        "refused",
+        "sessions",
+        "size",
+        "way",
+    )
 
     def __init__(self, provider: str, lane: Lane | None = None, way: str = "") -> None:
         self.provider = provider
@@ -136,6 +154,8 @@ class ProviderQueue:
         self.way = way
         self.sessions = 0
         self.size = 0
+        self.answered = self.refused = 0
+        """Recipients so far, and those of them that were refused."""
         self.asking: set[str] = set()
         """Domains whose impossible recipient is queued or in flight."""
         self.accepted: dict[str, list[tuple[Job, Probe]]] = {}
@@ -143,6 +163,12 @@ class ProviderQueue:
         self._groups: OrderedDict[GroupKey, Group] = OrderedDict()
         # Whoever could share a session: by the hosts it was leased for, or by its address.
         self._sharing: dict[Hosts | str, OrderedDict[GroupKey, None]] = {}
+
+    @property
+    def sessions_wanted(self) -> int:
+        """As many as the waiting addresses call for: each lasts until its errors are used up, by what was refused."""
+        lasts = PER_SESSION * (self.answered + PER_SESSION) // (self.refused + PER_SESSION)
+        return -(-self.size // min(lasts, MOST_PER_SESSION))
 
     def add(self, jobs: Iterable[Job], *, front: bool = False) -> None:
         """Queue jobs; ``front`` is for those that were taken and came back, last one first."""

@@ -20,11 +20,13 @@ class OrderedAcks:
     """The unfinished records of one partition, from one assignment to the next.
 
     ``contiguous``: a missing offset is refused with :class:`OffsetGap`, since acknowledging across it would lose
-    what stood there.
+    what stood there. ``start``: where the partition is read from, if that is known: the first offset is held against
+    it.
     """
 
-    def __init__(self, *, contiguous: bool) -> None:
+    def __init__(self, *, contiguous: bool, start: int | None = None) -> None:
         self._contiguous = contiguous
+        self._start = start
         self._waiting: deque[int] = deque()
         self._done: set[int] = set()
         self._last: int | None = None
@@ -36,11 +38,12 @@ class OrderedAcks:
             OffsetGap: the one before it never came.
             ValueError: it stands before one that came already.
         """
-        if self._last is not None:
-            if offset <= self._last:
-                raise ValueError(f"offset {offset} came after {self._last}")
-            if self._contiguous and offset != self._last + 1:
-                raise OffsetGap(self._last + 1, offset)
+        if self._last is not None and offset <= self._last:
+            raise ValueError(f"offset {offset} came after {self._last}")
+        expected = self._start if self._last is None else self._last + 1
+        # Before its start a partition begins where Faust goes back once more: that is a repeat, and no loss.
+        if self._contiguous and expected is not None and offset > expected:
+            raise OffsetGap(expected, offset)
         self._last = offset
         self._waiting.append(offset)
 

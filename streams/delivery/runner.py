@@ -26,6 +26,10 @@ LOG_APPEND_TIME = 1
 
 logger = logging.getLogger(__name__)
 
+MAX_SPAN = 10_000
+"""Records of a partition from the oldest that is not acknowledged to the newest: what is done behind one that hangs is
+kept in memory, and is done again after a crash. A partition that has come so far is not read on."""
+
 
 class Message(Protocol):
     """What we use of ``faust.types.tuples.Message``. The timestamp is in seconds."""
@@ -64,6 +68,41 @@ class _Lane:
     since: dict[int, float] = field(default_factory=dict)
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
     held_bytes: int = 0
+    by_key: dict[bytes | None, dict[int, "asyncio.Task[None]"]] = field(default_factory=dict)
+    """The tasks of each key, by offset."""
+    is_held: bool = False
+    """Its partition is not read on."""
+
+    @property
+    def span(self) -> int:
+        """From the oldest record that is not acknowledged to the newest."""
+        oldest, last = self.acks.oldest, self.acks.last
+        return 0 if oldest is None or last is None else last - oldest + 1
+
+    def is_full(self, share: int) -> bool:
+        """It has as much in hand as it may have."""
+        return len(self.tasks) >= share or self.span >= MAX_SPAN
+
+    def has_room(self, share: int) -> bool:
+        """There is room for more than a few."""
+        return len(self.tasks) <= share // 2 and self.span <= MAX_SPAN // 2
+
+    def add(self, record: Incoming, task: "asyncio.Task[None]") -> None:
+        """A task begins."""
+        self.tasks.add(task)
+        self.by_key.setdefault(record.key, {})[record.offset] = task
+
+    def remove(self, record: Incoming, task: "asyncio.Task[None]") -> None:
+        """It has ended."""
+        self.tasks.discard(task)
+        of_key = self.by_key[record.key]
+        del of_key[record.offset]
+        if not of_key:
+            del self.by_key[record.key]
+
+    def earlier(self, record: Incoming) -> "list[asyncio.Task[None]]":
+        """The tasks of records with the same key that came before."""
+        return [task for offset, task in self.by_key[record.key].items() if offset < record.offset]
 
     def cancel(self) -> None:
         """Give up: nothing of this lane is acknowledged any more."""
@@ -83,6 +122,8 @@ class Delivery:
         deliver: writes records and returns when the broker has them.
         generation: the group's generation now; a record of another one is never acknowledged.
         on_fatal: told once why nothing more can be promised; the worker has to stop.
+        start: the offset that a partition is read from in this generation; None where that is not known.
+        hold: stops reading a partition (true) or goes on (false); what was fetched may still come.
         dead_letter_limit: the share of dead letters above which a metric asks for attention.
         acks: makes the order of acks; tests put a wrong one here.
     """
@@ -96,6 +137,8 @@ class Delivery:
         generation: Callable[[], int | None],
         on_fatal: Callable[[Exception], None],
         metrics: Metrics,
+        start: Callable[[int], int | None] = lambda _: None,
+        hold: Callable[[int, bool], None] = lambda partition, held: None,
         dead_letter_limit: float = 0.05,
         acks: Callable[..., OrderedAcks] = OrderedAcks,
         clock: Callable[[], float] = monotonic,
@@ -103,8 +146,9 @@ class Delivery:
     ) -> None:
         self._role, self._subscription, self._topic = role, subscription, subscription.topic.name
         self._deliver, self._generation, self._on_fatal = deliver, generation, on_fatal
-        self._acks, self._clock, self._now = acks, clock, now
+        self._start, self._acks, self._clock, self._now = start, acks, clock, now
         self._lanes: dict[int, _Lane] = {}
+        self._hold, self._share = hold, subscription.share or subscription.concurrency
         self._concurrency = subscription.concurrency
         self._slots = asyncio.Semaphore(self._concurrency)
         self._failed = False
@@ -113,6 +157,7 @@ class Delivery:
         self._in_flight = metrics.records_in_flight.labels(role, self._topic)
         self._seconds = metrics.record_seconds.labels(role, self._topic)
         metrics.oldest_unacked_seconds.read(self.oldest_unacked)
+        metrics.unacked_span.read(self.widest_span)
         metrics.expect_dead_letters(role)
         self._recent = Recent(dead_letter_limit, clock)
         self._recent.show(metrics, (role, self._topic))
@@ -159,8 +204,16 @@ class Delivery:
         firsts = [lane.since[oldest] for lane in self._lanes.values() if (oldest := lane.acks.oldest) in lane.since]
         return {(self._role, self._topic): self._clock() - min(firsts) if firsts else 0.0}
 
+    def widest_span(self) -> Mapping[Labels, float]:
+        """The most records that a partition spans from its oldest unacknowledged one on, for metrics."""
+        return {(self._role, self._topic): float(max((lane.span for lane in self._lanes.values()), default=0))}
+
     def _begin(self, event: Event) -> None:
         message = event.message
+        if message.generation_id != self._generation():
+            # It is read again, here or elsewhere; rows of its partition may be another's, or not recovered yet.
+            self._slots.release()
+            return
         lane = self._lane(message)
         lane.acks.add(message.offset)
         lane.events[message.offset] = event
@@ -169,9 +222,13 @@ class Delivery:
         self._records_in.inc()
         self._recent.begun(max(0.0, self._now().timestamp() - (message.timestamp or 0.0)))
         self._in_flight.inc()
-        task = asyncio.create_task(self._work(lane, incoming(self._topic, message)))
-        lane.tasks.add(task)
-        task.add_done_callback(lambda task: self._ended(lane, task))
+        record = incoming(self._topic, message)
+        task = asyncio.create_task(self._work(lane, record))
+        lane.add(record, task)
+        task.add_done_callback(lambda task: self._ended(lane, record, task))
+        if lane.is_full(self._share):
+            lane.is_held = True
+            self._hold(message.partition, True)  # Again with each record that comes: Faust lets go by its own rules.
 
     def _lane(self, message: Message) -> _Lane:
         lane = self._lanes.get(message.partition)
@@ -179,8 +236,10 @@ class Delivery:
             return lane
         if lane is not None:
             lane.cancel()  # A rebalance, or Faust went back to the committed offset.
-        lane = _Lane(message.generation_id, self._acks(contiguous=self._subscription.topic.contiguous))
-        self._lanes[message.partition] = lane
+            if lane.is_held:
+                self._hold(message.partition, False)
+        acks = self._acks(contiguous=self._subscription.topic.contiguous, start=self._start(message.partition))
+        lane = self._lanes[message.partition] = _Lane(message.generation_id, acks)
         return lane
 
     async def _work(self, lane: _Lane, record: Incoming) -> None:
@@ -190,6 +249,8 @@ class Delivery:
         if changed:
             # Rows first: an output whose row was lost in a crash may be decided otherwise when its record comes again.
             await self._deliver((), changed)
+        if any(output.closing for output in outputs):
+            await self._all_said(lane.earlier(record))
         try:
             await self._deliver(outputs)
         except TooLarge as error:
@@ -197,6 +258,13 @@ class Delivery:
             await self._deliver(outputs)
         self._count_out(outputs)
         self._finish(lane, record)
+
+    async def _all_said(self, tasks: "Sequence[asyncio.Task[None]]") -> None:
+        """Wait for these tasks; where one did not end well, not all is said."""
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._failed or any(task.cancelled() or task.exception() for task in tasks):
+            raise DeliveryFailed("an earlier record of the same key was not delivered")
 
     async def _handle(self, record: Incoming) -> Sequence[Outgoing]:
         try:
@@ -228,8 +296,15 @@ class Delivery:
             lane.held_bytes -= len(event.message.value or b"")
             event.ack()
 
-    def _ended(self, lane: _Lane, task: "asyncio.Task[None]") -> None:
-        lane.tasks.discard(task)
+    def _let_go(self, lane: _Lane, partition: int) -> None:
+        """Read a partition on that was held back, once there is room again."""
+        if lane.is_held and self._lanes.get(partition) is lane and lane.has_room(self._share):
+            lane.is_held = False
+            self._hold(partition, False)
+
+    def _ended(self, lane: _Lane, record: Incoming, task: "asyncio.Task[None]") -> None:
+        lane.remove(record, task)
+        self._let_go(lane, record.partition)
         self._slots.release()
         self._in_flight.dec()
         if task.cancelled():

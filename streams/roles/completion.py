@@ -8,6 +8,7 @@ addresses another record has decided, publishes nothing. No clock goes into anyt
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from pydantic import TypeAdapter
@@ -78,7 +79,8 @@ class Completion:
             async for each in breathing(mine)
         ]
         if progress.finished_by == name and progress.finished_at is not None:
-            outputs.append(_published(attempt.ticket, summary_of(attempt.ticket, progress, progress.finished_at)))
+            summary = _published(attempt.ticket, summary_of(attempt.ticket, progress, progress.finished_at))
+            outputs.append(replace(summary, closing=True))  # Clients stop reading at it.
             settlement = settlement_of(attempt.ticket, progress, progress.finished_at)
             outputs.append(Outgoing(SETTLEMENTS.name, settlement.tenant.encode(), encode(settlement)))
         return outputs

@@ -6,13 +6,13 @@ No table. Where the same task is read twice after a crash, a mailbox may be aske
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 from schemas.pipeline import AttemptEntry, Task, TaskItem
 from schemas.result import Finding
-from schemas.topics import TASKS_BULK, TASKS_INTERACTIVE
+from schemas.topics import TASKS_BULK, TASKS_INTERACTIVE, TIERS
 from schemas.vocabulary import Depth, Lane
 from streams.checks.classify import meaning, past_of
 from streams.checks.evidence import Prepared, Probe
@@ -48,6 +48,12 @@ CONCURRENCY = 2000
 OPEN_BYTES = 256 * 1024
 """Tasks of one provider and lane that are read out of their bytes at a time: about 2,000 addresses, more than its
 sessions can take. With all tasks in hand read out, Python's collector stopped everything for 0.9 s at a time."""
+
+SHARE = CONCURRENCY // 4
+"""Of these, how many may be of one partition: a provider that keeps everybody waiting holds up few others."""
+
+PUT_ASIDE = "mailvet-put-aside"
+"""Header of a task that waited too long for its provider's turn: how often that happened."""
 
 MAX_HOPS = 3
 """How often a task follows a provider that changes; then it is asked where it is."""
@@ -112,19 +118,34 @@ class Probing:
     def subscriptions(self) -> tuple[Subscription, ...]:
         """What probe reads: a lane each."""
         return (
-            Subscription(TASKS_INTERACTIVE, self.handle, CONCURRENCY),
-            Subscription(TASKS_BULK, self.handle, CONCURRENCY),
+            Subscription(TASKS_INTERACTIVE, self.handle, CONCURRENCY, share=SHARE),
+            Subscription(TASKS_BULK, self.handle, CONCURRENCY, share=SHARE),
         )
 
     async def handle(self, record: Incoming) -> Sequence[Outgoing]:
         """What was learned of each address of the task, and tasks for those that are asked again.
 
-        A task whose time is over is dropped: completion has answered it with what was known.
+        A task whose time is over is dropped: completion has answered it with what was known. One that waits too long
+        for its provider's turn makes room for others, and comes again after the shortest delay.
         """
         since_ms = self._clock()
         who = record.headers.get(TENANT)
-        async with self._open.take((record.topic, record.key), len(record.value), who):
+        async with AsyncExitStack() as turn:
+            try:
+                async with asyncio.timeout(self._settings.turn_wait_s):
+                    await turn.enter_async_context(self._open.take((record.topic, record.key), len(record.value), who))
+            except TimeoutError:
+                return self._put_aside(record)
             return await self._work(decode(Task, record.value), max(0, self._clock() - since_ms))
+
+    def _put_aside(self, record: Incoming) -> Sequence[Outgoing]:
+        """The task as it is, to the first tier. Its attempts are not used up: nobody was asked."""
+        ticket = decode(Task, record.value).ticket
+        self._metrics.tasks_put_aside.labels(ticket.lane).inc()
+        times = record.headers.get(PUT_ASIDE, b"0")
+        count = int(times) + 1 if times.isdigit() else 1
+        kept = ((name, value) for name, value in record.headers.items() if name != PUT_ASIDE)
+        return (Outgoing(TIERS[0].name, record.key, record.value, (*kept, (PUT_ASIDE, b"%d" % count))),)
 
     async def _work(self, task: Task, waited_ms: int) -> Sequence[Outgoing]:
         if not self._left_s(task):

@@ -82,13 +82,17 @@ class Consumer(Protocol):
     def resume(self, *partitions: TopicPartition) -> None: ...
     def seek(self, partition: TopicPartition, offset: int) -> None: ...
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None: ...
+    async def committed(self, partition: TopicPartition) -> int | None: ...
 
 
 Deliver = Callable[[Sequence[Outgoing]], Awaitable[None]]
 
+Clock = Callable[[], int]
+"""Milliseconds since 1970."""
+
 
 class Tier(ConsumerRebalanceListener):  # type: ignore[misc]
-    """One tier's records, from a consumer to the lanes. ``clock``: milliseconds since 1970."""
+    """One tier's records, from a consumer to the lanes. ``settled`` is set while partitions are assigned."""
 
     def __init__(
         self,
@@ -99,7 +103,8 @@ class Tier(ConsumerRebalanceListener):  # type: ignore[misc]
         deliver: Deliver,
         metrics: Metrics,
         recent: Recent,
-        clock: Callable[[], int],
+        clock: Clock,
+        settled: asyncio.Event | None = None,
     ) -> None:
         self._topic = topic
         self._recent = recent
@@ -109,6 +114,17 @@ class Tier(ConsumerRebalanceListener):  # type: ignore[misc]
         self._metrics = metrics
         self._clock = clock
         self._paused: dict[TopicPartition, int] = {}
+        self._working: TopicPartition | None = None
+        self._settled = settled or asyncio.Event()
+        self.committed: dict[TopicPartition, int | None] = {}
+        """The offset of each partition that is to be read next after a restart."""
+
+    def standing(self) -> dict[TopicPartition, int | None]:
+        """For each partition what changes when it moves; None while it waits for the clock or for the broker."""
+        late_ms = self._clock() - round(2 * MAX_WAIT_S * 1000)
+        waiting = {partition for partition, wake_ms in self._paused.items() if wake_ms > late_ms}
+        busy = waiting if self._working is None else waiting | {self._working}
+        return {each: None if each in busy else start or 0 for each, start in self.committed.items()}
 
     async def step(self) -> None:
         """Wait for records or for the time of those that are paused; forward what is due, and commit it."""
@@ -119,12 +135,16 @@ class Tier(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         """Whoever gets them begins at what was committed."""
+        self._settled.clear()
         for partition in revoked:
             self._paused.pop(partition, None)
+            self.committed.pop(partition, None)
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         """They flow from the start; what is not due is found again."""
-        await self.on_partitions_revoked(assigned)
+        self._paused.clear()
+        self.committed = {partition: await self._consumer.committed(partition) for partition in assigned}
+        self._settled.set()
 
     def _resume(self) -> None:
         now_ms = self._clock()
@@ -144,11 +164,13 @@ class Tier(ConsumerRebalanceListener):  # type: ignore[misc]
         if found.ready:
             self._recent.begun((self._clock() - found.ready[0].timestamp_ms) / 1000, len(found.ready))
             outputs = [self._output(record) for record in found.ready]
+            self._working = partition
             await self._deliver(outputs)
             self._metrics.records_in.labels(ROLE, self._topic.name).inc(len(outputs))
             for output in outputs:
                 self._metrics.records_out.labels(ROLE, output.topic).inc()
             await self._commit(partition, found.ready[-1].offset + 1)
+            self._working = None
 
     def _hold(self, partition: TopicPartition, offset: int, wake_ms: int) -> None:
         """Wind back to the first that waits. A partition that was taken away meanwhile is nobody's business here."""
@@ -169,68 +191,108 @@ class Tier(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _commit(self, partition: TopicPartition, offset: int) -> None:
         try:
             await self._consumer.commit({partition: offset})
+            self.committed[partition] = offset
         except (CommitFailedError, IllegalStateError):
             logger.info("%s moved to another worker, which forwards its last records again", partition)
 
 
-class RetryService(Service):
-    """The three tiers of one process: start it after the producer, stop it before."""
+class TierRunner:
+    """One tier in one process, from one consumer to the next; the progress watch looks at it as at an engine."""
 
     def __init__(
-        self, settings: Settings, producer: Producer, metrics: Metrics, clock: Callable[[], int], **kwargs: Any
+        self, topic: Topic, delay_s: float, *, settings: Settings, producer: Producer, metrics: Metrics, clock: Clock
     ) -> None:
-        super().__init__(**kwargs)
-        self._settings = settings
-        self._producer = producer
-        self._metrics = metrics
-        self._clock = clock
+        self.name = app_id(f"{ROLE}-{topic.name.split('.')[2]}", settings.namespace)
+        self.settled = asyncio.Event()
+        self.should_stop = False
+        self._topic, self._delay_s, self._settings = topic, delay_s, settings
+        self._producer, self._metrics, self._clock = producer, metrics, clock
+        self._recent = Recent(settings.dead_letter_limit)
+        self._recent.show(metrics, (ROLE, topic.name))
+        self._tier: Tier | None = None
 
-    async def on_started(self) -> None:
-        """Consume every tier until the service stops."""
-        read_anything()
-        self._metrics.expect_dead_letters(ROLE)
-        for topic, delay_s in zip(TIERS, self._settings.retry_delays_s, strict=True):
-            self.add_future(self._consume(topic, delay_s))
+    def standing(self) -> Mapping[TopicPartition, int | None]:
+        """For each partition that it reads what changes when it moves; None while it may stand still."""
+        return {} if self._tier is None else self._tier.standing()
 
-    async def _consume(self, topic: Topic, delay_s: float) -> None:
-        recent = Recent(self._settings.dead_letter_limit)
-        recent.show(self._metrics, (ROLE, topic.name))
+    def committed(self, partition: TopicPartition) -> int | None:
+        """The offset to begin at."""
+        return None if self._tier is None else self._tier.committed.get(partition)
+
+    def recovered(self) -> int:
+        """No table is recovered here: whatever keeps it from its partitions does not move."""
+        return 0
+
+    async def run(self) -> None:
+        """Consume until :attr:`should_stop`."""
         while not self.should_stop:
             try:
-                await self._session(topic, delay_s, recent)
+                await self._session()
             except KafkaError as error:
-                self.log.warning("%s: %r; beginning again at what was committed", topic.name, error)
-                await self.sleep(BACK_OFF_S)
+                logger.warning("%s: %r; beginning again at what was committed", self._topic.name, error)
+                await asyncio.sleep(BACK_OFF_S)
 
-    async def _session(self, topic: Topic, delay_s: float, recent: Recent) -> None:
+    async def _session(self) -> None:
         """One consumer, from its start to the first error: a new one begins at the committed offset."""
         consumer = AIOKafkaConsumer(
             **client_options(self._settings, f"mailvet-{ROLE}"),
-            group_id=app_id(f"{ROLE}-{topic.name.split('.')[2]}", self._settings.namespace),
+            group_id=self.name,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             session_timeout_ms=round(self._settings.session_timeout_s * 1000),
             heartbeat_interval_ms=round(self._settings.heartbeat_s * 1000),
             fetch_max_wait_ms=self._settings.fetch_wait_ms,
         )
-        tier = Tier(
-            topic,
-            delay_s,
+        self._tier = tier = Tier(
+            self._topic,
+            self._delay_s,
             consumer=consumer,
             deliver=self._producer.deliver,
             metrics=self._metrics,
-            recent=recent,
+            recent=self._recent,
             clock=self._clock,
+            settled=self.settled,
         )
         await consumer.start()
         try:
-            consumer.subscribe([topic.named(self._settings.namespace).name], listener=tier)
+            consumer.subscribe([self._topic.named(self._settings.namespace).name], listener=tier)
             while not self.should_stop:
                 await tier.step()
         finally:
+            self.settled.clear()
+            self._tier = None
             # Leaving the group and closing connections must not hold up a stop.
             with suppress(TimeoutError):
                 await asyncio.wait_for(consumer.stop(), LEAVE_S)
+
+
+class RetryService(Service):
+    """The three tiers of one process: start it after the producer, stop it before."""
+
+    def __init__(self, settings: Settings, producer: Producer, metrics: Metrics, clock: Clock, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._metrics = metrics
+        self.tiers = tuple(
+            TierRunner(topic, delay_s, settings=settings, producer=producer, metrics=metrics, clock=clock)
+            for topic, delay_s in zip(TIERS, settings.retry_delays_s, strict=True)
+        )
+
+    @property
+    def settled(self) -> bool:
+        """Every tier has its partitions."""
+        return all(tier.settled.is_set() for tier in self.tiers)
+
+    async def on_started(self) -> None:
+        """Consume every tier until the service stops."""
+        read_anything()
+        self._metrics.expect_dead_letters(ROLE)
+        for tier in self.tiers:
+            self.add_future(tier.run())
+
+    async def on_stop(self) -> None:
+        """No tier begins anything more."""
+        for tier in self.tiers:
+            tier.should_stop = True
 
 
 def _read(topic: Topic, message: Any) -> Incoming:

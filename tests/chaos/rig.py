@@ -4,27 +4,31 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from ops.brokers.base import Broker, free_port
+from ops.brokers.base import BrokerError, free_port
 from ops.brokers.daemon import Daemon
 from ops.topics import create_all
 from ops.world import Sample, World
 from schemas.request import Request, request_uid
 from schemas.topics import REQUESTS, RESULTS, physical_name
 from streams.access.credentials import HEADER, mint
-from streams.app import ROLES
+from streams.group import STOP_SLACK_S
 from streams.settings import Settings
-from tests.chaos.checker import Place, Report
+from tests.chaos.checker import Report
+from tests.chaos.history import Place
+from tests.chaos.load import Ask
 
 TENANT = "chaos"
 PARTITIONS = 4
@@ -48,11 +52,22 @@ QUICK = {
 """Patience in the world's seconds; limits that never speak."""
 
 
+STOP_S = float(QUICK["DRAIN_S"]) + STOP_SLACK_S + 5.0
+"""SIGTERM to the end of a worker, at most, whatever else goes on."""
+
+
+class Reachable(Protocol):
+    """What is used of a broker or a cluster."""
+
+    @property
+    def bootstrap(self) -> str: ...
+
+
 @dataclass
 class Rig:
-    """An installation in a namespace of its own."""
+    """An installation in a namespace of its own. Workers use ``bootstrap`` where it is given, tests the broker's."""
 
-    broker: Broker
+    broker: Reachable
     world: World
     logs: Path
     namespace: str = field(default_factory=lambda: f"c{uuid.uuid4().hex[:8]}")
@@ -64,6 +79,13 @@ class Rig:
     ports: dict[str, int] = field(default_factory=dict)
     timeline: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
+    bootstrap: str = ""
+    entry: tuple[str, ...] = ("-m", "ops.cli.main")
+    """What Python runs as `mailvet`."""
+    wanted: set[str] = field(default_factory=set)
+    """Workers that the supervisor starts again when they have ended."""
+    stuck: list[str] = field(default_factory=list)
+    """Workers that SIGTERM did not end."""
 
     def topic(self, name: str) -> str:
         """Its name on the broker."""
@@ -88,20 +110,21 @@ class Rig:
             "METRICS_PORT": str(port),
             **self.options,
         }
-        environment = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.broker.bootstrap}
+        environment = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap or self.broker.bootstrap}
         return Daemon(
-            [sys.executable, "-m", "ops.cli.main", "worker", *arguments],
+            [sys.executable, *self.entry, "worker", *arguments],
             log=self.logs / f"{self.namespace}-{name}.log",
             ready=lambda: _ready(port),
-            start_timeout=60.0,
+            start_timeout=90.0,
             name=f"worker {name}",
             environment=environment | {f"MAILVET_{name}": value for name, value in settings.items()},
         )
 
     async def start(self, *roles: str) -> None:
-        """Start a process for each role, side by side; ``all`` is every role in one."""
-        for role in roles:
-            self.workers[role] = self.worker(role, *(("all",) if role == "all" else ("--role", role)))
+        """Start a process for each role, side by side; ``all`` is every role in one, ``gate-2`` another gate."""
+        for name in roles:
+            role = name.partition("-")[0]
+            self.workers[name] = self.worker(name, *(("all",) if role == "all" else ("--role", role)))
         await asyncio.gather(*(asyncio.to_thread(self.workers[role].start) for role in roles))
         self.note(f"ready: {', '.join(roles)}")
 
@@ -113,12 +136,41 @@ class Rig:
         await asyncio.to_thread(self.workers[role].start)
         self.note(f"ready: {role}")
 
-    async def crash_broker(self) -> None:
-        """SIGKILL the broker and start it again."""
-        self.note("SIGKILL broker")
-        await asyncio.to_thread(self.broker.kill)
-        await asyncio.to_thread(self.broker.restart)
-        self.note("broker is back")
+    async def leave(self, name: str) -> None:
+        """SIGTERM, and wait until it has ended; one that does not end is killed, and is a fault of its own."""
+        worker = self.workers[name]
+        await asyncio.to_thread(worker.stop, timeout=STOP_S)
+        if worker.status == -signal.SIGKILL:
+            self.stuck.append(name)
+            self.note(f"{name} did not end within {STOP_S:.0f} s")
+
+    @contextlib.asynccontextmanager
+    async def supervised(self) -> AsyncIterator[None]:
+        """Workers that are ``wanted`` are started again when they have ended, as any supervisor does."""
+        self.wanted = set(self.workers)
+        over = asyncio.Event()
+        tasks = [asyncio.create_task(self._supervise(name, over)) for name in self.workers]
+        try:
+            yield
+        finally:
+            over.set()
+            await asyncio.gather(*tasks)
+
+    async def _supervise(self, name: str, over: asyncio.Event) -> None:
+        worker = self.workers[name]
+        while not over.is_set():
+            if name in self.wanted and not worker.running:
+                await self._start_again(name, worker)
+            await asyncio.sleep(0.2)
+
+    async def _start_again(self, name: str, worker: Daemon) -> None:
+        if (worker.status or 0) > 0:
+            self.note(f"{name} has ended by itself: {worker.last_words()}")
+        try:
+            await asyncio.to_thread(worker.start)
+            self.note(f"ready: {name}")
+        except BrokerError as error:
+            self.note(str(error))
 
     def close(self) -> None:
         """Kill every worker."""
@@ -143,6 +195,20 @@ class Rig:
                 )
                 await asyncio.sleep(pace_s)
             await producer.flush()
+
+    async def ask_all(self, asks: Sequence[Ask], *, seconds: float) -> None:
+        """Write these records, spread over so many seconds, and return when the broker has them all."""
+        async with AIOKafkaProducer(
+            bootstrap_servers=self.broker.bootstrap, acks="all", linger_ms=5, max_request_size=2**24
+        ) as producer:
+            sent = []
+            for ask in asks:
+                self.expected |= {(ask.uid, index): sample.reason for index, sample in enumerate(ask.samples)}
+                self.addresses |= {(ask.uid, index): sample.address for index, sample in enumerate(ask.samples)}
+                topic = self.topic(REQUESTS.name)
+                sent.append(await producer.send(topic, ask.value, key=ask.key, headers=list(ask.headers)))
+                await asyncio.sleep(seconds / len(asks))
+            await asyncio.gather(*sent)
 
     async def results(self, *, within: float, quiet_s: float = 2.0) -> list[bytes]:
         """Every record of the results topic, once all that is expected is there and nothing new came for a while.
@@ -197,7 +263,9 @@ class Rig:
         return "\n".join(
             [
                 *self.timeline,
-                f"{report.results} results, {report.repeats} repeats, faults: {report.faults}",
+                f"{report.results} results, {report.repeats} repeats, {report.unknown} that could not be learned",
+                f"faults: {report.faults}",
+                *report.examples(),
                 *[f"{self.addresses.get(place)} {self.expected.get(place)}" for place in sorted(odd)][:20],
                 *said[:20],
             ]
@@ -238,7 +306,7 @@ def _ready(port: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def rig(broker: Broker, world: World, logs: Path, **options: str) -> AsyncIterator[Rig]:
+async def rig(broker: Reachable, world: World, logs: Path, **options: str) -> AsyncIterator[Rig]:
     """An installation on ``broker`` with its topics; its workers end with the block. ``options`` are settings."""
     made = Rig(broker, world, logs, options=options)
     await create_all(broker.bootstrap, Settings(namespace=made.namespace), partitions=PARTITIONS)
@@ -253,8 +321,3 @@ def shuffled(samples: Iterable[Sample], seed: int) -> list[Sample]:
     mixed = list(samples)
     random.Random(seed).shuffle(mixed)
     return mixed
-
-
-def every_role() -> Iterator[str]:
-    """The five roles."""
-    return iter(ROLES)

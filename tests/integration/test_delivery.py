@@ -155,6 +155,29 @@ async def test_a_table_is_never_behind_what_was_committed(topics: Installation) 
     assert {key: max(counts) for key, counts in counted.items()} == {b"a": 300, b"b": 300}
 
 
+async def test_a_change_that_comes_after_its_worker_has_lost_the_partition_is_left_out(topics: Installation) -> None:
+    """As of a worker that was stopped, or whose network was, with the change on its way."""
+    counted = 0
+    for _ in range(2):
+        worker = topics.echo(TABLE="1")
+        await topics.write(SOURCE, [(b"a", b"x")] * 5)
+        counted += 5
+        await until(lambda: all_committed(topics))
+        worker.kill()
+    changelog = COUNTS.changelog()
+    [late, *_] = [record for record in await topics.read(changelog) if record.key == b"a"]
+    async with AIOKafkaProducer(bootstrap_servers=topics.broker.bootstrap) as producer:
+        name = changelog.named(topics.namespace).name
+        await producer.send_and_wait(
+            name, late.value, key=late.key, partition=late.partition, headers=list(late.headers)
+        )
+    worker = topics.echo(TABLE="1")
+    await topics.write(SOURCE, [(b"a", b"x")] * 5)
+    await until(lambda: all_committed(topics))
+    assert max(int(record.value) for record in await topics.read(OUT)) == counted + 5
+    assert terminate(worker) == (0, "")
+
+
 async def test_rows_of_partitions_that_went_elsewhere_are_forgotten(topics: Installation) -> None:
     keys = [b"k%d" % each for each in range(20)]
     first = topics.echo(TABLE="1")

@@ -5,6 +5,7 @@ import json
 import socket
 import struct
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -281,3 +282,21 @@ async def test_the_embedded_broker_serves_the_pipeline_too(embedded: Broker) -> 
         assert (await asyncio.to_thread(terminate, process))[0] == 0
     finally:
         installation.close()
+
+
+def test_a_process_whose_event_loop_hangs_ends_and_says_where() -> None:
+    script = """
+import asyncio, time
+from streams.progress import Heartbeat
+
+async def main():
+    async with Heartbeat(1.0):
+        await asyncio.sleep(2.5)  # longer than is allowed for one beat
+        time.sleep(30)
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1
+    assert "Timeout (0:00:01)!" in done.stderr
+    assert "in main" in done.stderr

@@ -1,11 +1,14 @@
 """What differs between a declared topic and the one that is there, and what may be done about it."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
+from aiokafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartitionError
 
-from ops.topics import Existing, Remedy, compare, declared
+from ops.cli.errors import UserError
+from ops.topics import Cluster, Existing, Remedy, compare, declared
 from schemas.topics import (
     ADMISSIONS_BULK,
     KEY_COMMANDS,
@@ -130,3 +133,32 @@ def test_an_installation_has_its_changelogs_and_its_namespace() -> None:
     assert "blue.mailvet.requests.v1" in names
     assert {topic.name for topic in changelog_topics(settings)} < names
     assert len(names) == len(topics)
+
+
+@dataclass
+class Client:
+    """Two nodes of a cluster: one lists a topic, and the other, asked for its configuration, has not heard of it."""
+
+    error_code: int
+
+    async def describe_topics(self, _: None) -> list[dict[str, object]]:
+        return [{"topic": RESULTS.name, "partitions": [{"replicas": [1]}] * RESULTS.partitions}]
+
+    async def describe_configs(self, resources: list[object]) -> list[object]:
+        about = {
+            "resource_name": RESULTS.name,
+            "error_code": self.error_code,
+            "error_message": "",
+            "config_entries": [],
+        }
+        return [SimpleNamespace(to_object=lambda: {"resources": [about]})]
+
+
+async def test_a_topic_that_a_node_has_not_heard_of_yet_is_not_there_yet() -> None:
+    cluster = Cluster(Client(UnknownTopicOrPartitionError.errno))  # type: ignore[arg-type]
+    assert [each.remedy for each in await cluster.differences([RESULTS])] == [Remedy.CREATE]
+
+
+async def test_a_node_that_refuses_to_tell_is_no_such_node() -> None:
+    with pytest.raises(UserError, match="the broker refused"):
+        await Cluster(Client(TopicAuthorizationFailedError.errno)).differences([RESULTS])  # type: ignore[arg-type]

@@ -157,3 +157,14 @@ def test_all_who_need_smtputf8_are_taken_from_among_the_others() -> None:
 
 def test_of_a_job_without_a_batch_nobody_hears() -> None:
     job("x@a.test").settle(Probe(Stage.RCPT))
+
+
+@pytest.mark.parametrize(
+    ("answered", "refused", "wanted"),
+    [(0, 0, 40), (100, 100, 40), (100, 50, 23), (400, 20, 4), (10_000, 0, 4)],
+    ids=["unknown", "all missing", "half missing", "a few missing", "nobody missing"],
+)
+def test_the_fewer_are_missing_the_longer_a_session_lasts(answered: int, refused: int, wanted: int) -> None:
+    made = ProviderQueue("p")
+    made.size, made.answered, made.refused = 400, answered, refused
+    assert made.sessions_wanted == wanted

@@ -57,6 +57,16 @@ def test_a_gap_is_passed_over_where_transactions_or_compaction_leave_some() -> N
     assert acks.done(5) == [5, 8]
 
 
+def test_the_first_offset_is_held_against_where_the_partition_is_read_from() -> None:
+    with pytest.raises(OffsetGap, match="offset 8 came where 6 was expected"):
+        OrderedAcks(contiguous=True, start=6).add(8)
+    for first in (6, 5):  # Faust went back once more: a repeat
+        acks = OrderedAcks(contiguous=True, start=6)
+        acks.add(first)
+        assert acks.done(first) == [first]
+    OrderedAcks(contiguous=False, start=6).add(8)
+
+
 @pytest.mark.parametrize("offset", [5, 4])
 def test_offsets_rise(offset: int) -> None:
     acks = OrderedAcks(contiguous=False)

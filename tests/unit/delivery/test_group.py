@@ -78,6 +78,19 @@ async def test_it_is_ready_when_partitions_are_settled() -> None:
     await running
 
 
+async def test_what_is_no_engine_may_be_waited_for_too() -> None:
+    world = World()
+    tier = asyncio.Event()
+    world.group = Group([], [world.app], awaited=[world.app.settled, tier])  # type: ignore[list-item]
+    running = asyncio.create_task(world.run())
+    await world.until("start app")
+    assert not world.group.ready
+    tier.set()
+    await world.until("ready")
+    world.stop.set()
+    await running
+
+
 async def test_the_first_failure_ends_it_without_waiting_for_work_in_flight() -> None:
     world = World()
     running = asyncio.create_task(world.run())

@@ -8,7 +8,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from streams import progress as module
-from streams.progress import JOIN_S, LOOKS, Patience, ProgressWatch
+from streams.progress import JOIN_S, LOOKS, Heartbeat, Patience, ProgressWatch
 from streams.settings import Settings
 
 HERE, THERE = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -191,3 +191,18 @@ async def test_it_looks_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     async with world.watch:
         await asyncio.wait_for(world.failed.wait(), 10)
     assert slept[:LOOKS] == [6.0] * LOOKS
+
+
+async def test_the_event_loop_is_watched_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[object] = []
+    beaten = asyncio.Event()
+
+    def later(seconds: float, *, exit: bool) -> None:
+        said.append((seconds, exit))
+        beaten.set()
+
+    monkeypatch.setattr(module.faulthandler, "dump_traceback_later", later)
+    monkeypatch.setattr(module.faulthandler, "cancel_dump_traceback_later", lambda: said.append("over"))
+    async with Heartbeat(60.0):
+        await asyncio.wait_for(beaten.wait(), 10)
+    assert said == [(60.0, True), "over"]

@@ -3,7 +3,7 @@
 import asyncio
 from asyncio import Future
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from schemas.pipeline import DeadLetter
 from schemas.topics import ADMISSIONS_BULK, DEADLETTERS, REQUESTS, RESULTS, Topic
-from streams.delivery import Delivery, DeliveryFailed, OffsetGap, TooLarge
+from streams.delivery import Delivery, DeliveryFailed, OffsetGap, TooLarge, runner
 from streams.delivery.dead_letters import HEADER
 from streams.delivery.runner import incoming
 from streams.metrics import Metrics
@@ -33,6 +33,9 @@ class World:
     topic: Topic = ADMISSIONS_BULK
     concurrency: int = 10
     generation: int | None = 1
+    start: int | None = None
+    share: int | None = None
+    held: list[tuple[int, bool]] = field(default_factory=list)
     acked: list[tuple[int, int]] = field(default_factory=list)
     delivered: list[Outgoing] = field(default_factory=list)
     fatal: list[Exception] = field(default_factory=list)
@@ -44,11 +47,13 @@ class World:
         self.queue: asyncio.Queue[Any] = asyncio.Queue()
         self.delivery = Delivery(
             "gate",
-            Subscription(self.topic, self.handle, self.concurrency),
+            Subscription(self.topic, self.handle, self.concurrency, share=self.share),
             deliver=self.deliver,
             generation=lambda: self.generation,
             on_fatal=self.fatal.append,
             metrics=self.metrics,
+            start=lambda _: self.start,
+            hold=lambda partition, held: self.held.append((partition, held)),
             clock=lambda: self.now,
             now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
         )
@@ -65,13 +70,19 @@ class World:
             yield event
 
     def feed(
-        self, *offsets: int, partition: int = 0, generation: int | None = 1, value: bytes = b"x", headers: Any = ()
+        self,
+        *offsets: int,
+        partition: int = 0,
+        generation: int | None = 1,
+        value: bytes = b"x",
+        key: bytes = b"k",
+        headers: Any = (),
     ) -> None:
         for offset in offsets:
             message = SimpleNamespace(
                 partition=partition,
                 offset=offset,
-                key=b"k",
+                key=key,
                 value=value,
                 headers=headers,
                 timestamp=1.5,
@@ -107,13 +118,14 @@ class Gates:
 
     def __init__(self) -> None:
         self.started: list[tuple[int, int]] = []
+        self.said: dict[tuple[int, int], Sequence[Outgoing]] = {}
         self._gates: dict[tuple[int, int], asyncio.Event] = {}
 
     async def __call__(self, record: Incoming) -> Sequence[Outgoing]:
         place = (record.partition, record.offset)
         self.started.append(place)
         await self._gates.setdefault(place, asyncio.Event()).wait()
-        return [OUT]
+        return self.said.get(place, [OUT])
 
     def open(self, *offsets: int, partition: int = 0) -> None:
         for offset in offsets:
@@ -132,6 +144,105 @@ async def test_what_is_unfinished_is_never_acknowledged_past() -> None:
     await settle()
     assert world.acked == [(0, 5), (0, 6), (0, 7)]
     assert (world.count("records_in", ADMISSIONS_BULK.name), world.count("records_out", RESULTS.name)) == (3, 3)
+
+
+async def test_a_partition_that_has_its_share_in_hand_is_not_read_on_and_others_are() -> None:
+    gates = Gates()
+    world = World(gates, share=4)
+    world.feed(0, 1, 2)
+    await settle()
+    assert world.held == []
+    world.feed(3)
+    world.feed(0, partition=1)
+    await settle()
+    assert world.held == [(0, True)]
+    assert (1, 0) in gates.started
+    gates.open(0)
+    await settle()
+    assert world.held == [(0, True)], "not for one"
+    gates.open(2)
+    await settle()
+    assert world.held == [(0, True), (0, False)]
+
+
+async def test_a_partition_with_one_record_that_hangs_is_not_read_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "MAX_SPAN", 6)
+    gates = Gates()
+    world = World(gates)
+    gates.open(*range(1, 6))
+    world.feed(*range(6))
+    await settle()
+    assert world.held == [(0, True)], "five are done, and none can be acknowledged"
+    assert world.delivery.widest_span() == {("gate", ADMISSIONS_BULK.name): 6.0}
+    gates.open(0)
+    await settle()
+    assert world.held == [(0, True), (0, False)]
+    assert len(world.acked) == 6
+    assert world.delivery.widest_span() == {("gate", ADMISSIONS_BULK.name): 0.0}
+
+
+async def test_a_partition_that_begins_anew_is_not_held_for_what_was_before() -> None:
+    gates = Gates()
+    world = World(gates, share=2)
+    world.feed(3, 4)
+    await settle()
+    world.feed(3)  # Faust went back to the committed offset
+    await settle()
+    assert world.held == [(0, True), (0, False)]
+
+
+async def test_a_rebalance_lets_nothing_go_that_is_not_held_any_more() -> None:
+    gates = Gates()
+    world = World(gates, share=1)
+    world.feed(0)
+    await settle()
+    world.generation = 2
+    world.delivery.forget()
+    gates.open(0)
+    await settle()
+    assert world.held == [(0, True)]
+
+
+async def test_what_closes_waits_for_earlier_records_of_the_same_key() -> None:
+    gates = Gates()
+    world = World(gates)
+    gates.said[0, 7] = [replace(OUT, closing=True)]
+    world.feed(5, 6, 7)
+    gates.open(6, 7)
+    await settle()
+    assert world.delivered == [OUT], "of 6; 7 waits for 5"
+    gates.open(5)
+    await settle()
+    assert world.delivered == [OUT, OUT, replace(OUT, closing=True)]
+    assert world.acked == [(0, 5), (0, 6), (0, 7)]
+
+
+async def test_what_closes_waits_for_no_other_key_and_for_nothing_later() -> None:
+    gates = Gates()
+    world = World(gates)
+    gates.said[0, 6] = [replace(OUT, closing=True)]
+    world.feed(5, key=b"another")
+    world.feed(6, 7)
+    gates.open(6)
+    await settle()
+    assert world.delivered == [replace(OUT, closing=True)]
+
+
+async def test_what_closes_is_not_said_when_something_before_it_could_not_be() -> None:
+    gates = Gates()
+    world = World(gates)
+    gates.said[0, 6] = [replace(OUT, closing=True)]
+
+    async def broker(records: Sequence[Outgoing], _: Sequence["Future[Any]"]) -> None:
+        if OUT in records:
+            raise DeliveryFailed("refused")
+
+    world.broker = broker
+    world.feed(5, 6)
+    gates.open(5, 6)
+    await settle()
+    assert (world.delivered, world.acked) == ([], [])
+    assert [str(each) for each in world.fatal] == ["refused"]
 
 
 async def test_partitions_do_not_wait_for_each_other() -> None:
@@ -325,6 +436,26 @@ async def test_after_a_failure_nothing_is_acknowledged_any_more() -> None:
     assert world.acked == []
     assert [str(each) for each in world.fatal] == ["offset 5 came where 2 was expected"]
     assert isinstance(world.fatal[0], OffsetGap)
+
+
+async def test_records_missing_at_the_start_of_a_generation_stop_the_worker() -> None:
+    world = World(Gates(), start=3)
+    world.feed(5, 6)
+    await settle()
+    assert world.acked == []
+    assert [str(each) for each in world.fatal] == ["offset 5 came where 3 was expected"]
+
+
+async def test_a_record_of_an_older_generation_is_not_worked_on() -> None:
+    """Rows of its partition may be another's by now, or not recovered yet; it is read again."""
+    gates = Gates()
+    world = World(gates, start=3, concurrency=1)
+    world.feed(9, generation=0)
+    world.feed(3, 4)
+    gates.open(9, 3, 4)
+    await settle()
+    assert gates.started == [(0, 3), (0, 4)], "and it takes nobody's place"
+    assert (world.acked, world.fatal) == ([(0, 3), (0, 4)], [])
 
 
 async def test_a_gap_is_no_failure_where_strangers_write() -> None:

@@ -8,7 +8,11 @@ from typing import Any
 import faust.streams
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.partitioner import DefaultPartitioner
+from faust.types import TP
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.topics import ADMISSIONS_BULK
 from streams import engine as module
@@ -16,7 +20,7 @@ from streams.engine import Engine, engine, table
 from streams.kafka import StartupError
 from streams.roles.upkeep import record_key
 from streams.settings import Settings
-from streams.tables import TABLES, DurableTable, changelog_topics, changes
+from streams.tables import EPOCH, TABLES, DurableTable, Epochs, changelog_topics, changes
 
 PARTITIONS = range(ADMISSIONS_BULK.partitions)
 
@@ -32,14 +36,16 @@ async def app() -> Iterator[Engine]:
 async def ledger(app: Engine, monkeypatch: pytest.MonkeyPatch) -> DurableTable:
     made = table(app, TABLES[0], record_key)
     made.sent = []  # type: ignore[attr-defined]
+    made.headers = []  # type: ignore[attr-defined]
 
-    def send_changelog(_: Any, partition: int | None, key: bytes, value: bytes | None, **__: Any) -> Any:
+    def send_soon(*, partition: int, key: bytes, value: bytes | None, headers: Any, **__: Any) -> Any:
         made.sent.append((partition, key, value))  # type: ignore[attr-defined]
+        made.headers.append(headers)  # type: ignore[attr-defined]
         future = asyncio.get_running_loop().create_future()
         future.message = SimpleNamespace(partition=partition)
         return future
 
-    monkeypatch.setattr(faust.Table, "send_changelog", send_changelog)
+    monkeypatch.setattr(made.changelog_topic, "send_soon", send_soon)
     return made
 
 
@@ -90,6 +96,119 @@ def _hashable(place: SimpleNamespace) -> Any:
     return faust.types.TP(place.topic, place.partition)
 
 
+# -- changes of workers that had lost their partition ----------------------------------------------------------------
+
+
+def test_epochs_rise_from_owner_to_owner_whatever_the_clocks_say() -> None:
+    first, second = Epochs(lambda: 1000), Epochs(lambda: 5)
+    assert (first.mine(0), first.mine(0), first.mine(1)) == (1000, 1000, 1000)
+    assert not second.is_over(0, 1000)
+    assert (second.mine(0), second.mine(1)) == (1001, 5)
+
+
+def test_who_keeps_a_partition_goes_on_unless_another_had_it_meanwhile() -> None:
+    epochs = Epochs(lambda: 1000)
+    epochs.mine(0)
+    epochs.begin({0})
+    assert (epochs.is_over(0, 1000), epochs.mine(0)) == (False, 1000)
+    epochs.begin({0})
+    assert (epochs.is_over(0, 2000), epochs.is_over(0, 1000), epochs.mine(0)) == (False, True, 2001)
+
+
+def test_a_partition_that_comes_back_is_read_from_its_beginning() -> None:
+    epochs = Epochs(lambda: 1000)
+    epochs.is_over(0, 9)
+    epochs.begin(set())
+    assert not epochs.is_over(0, 1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=40))
+def test_readers_of_a_log_agree_and_the_last_owner_wins(history: list[tuple[int, int]]) -> None:
+    """Owners come one after the other; each may go on writing when it is over (the second number: how late)."""
+    log: list[tuple[int, int]] = []
+    for turn, (writes, late) in enumerate(history):
+        owner = Epochs(lambda: 7)  # clocks that stand still
+        for _, epoch in log:
+            owner.is_over(0, epoch)
+        log += [(turn, owner.mine(0))] * writes
+        log += [each for each in log if each[0] == turn - 1][:late]
+    reader = Epochs(lambda: 0)
+    applied = [turn for turn, epoch in log if not reader.is_over(0, epoch)]
+    assert applied == sorted(applied)
+
+
+def changed(key: bytes, value: bytes | None, epoch: int | None, partition: int = 0) -> Any:
+    headers = {} if epoch is None else {EPOCH: b"%d" % epoch}
+    message = SimpleNamespace(partition=partition, key=key, value=value, headers=headers)
+    return SimpleNamespace(message=message, key=key, value=value)
+
+
+async def test_recovery_leaves_out_what_was_written_too_late(ledger: DurableTable) -> None:
+    left_out: list[None] = []
+    ledger.on_outdated = lambda: left_out.append(None)
+    ledger.apply_changelog_batch(
+        [
+            changed(b"a:1", b"before there were epochs", None),
+            changed(b"a:1", b"first", 10),
+            changed(b"a:1", b"second", 20),
+            changed(b"b:1", b"kept", 20),
+            changed(b"a:1", b"first, late", 10),
+            changed(b"b:1", None, 10),
+            changed(b"c:1", b"another partition's", 10, partition=1),
+        ]
+    )
+    assert dict(ledger.items()) == {b"a:1": b"second", b"b:1": b"kept", b"c:1": b"another partition's"}
+    assert len(left_out) == 2
+
+
+async def test_rows_behind_an_outdated_change_are_written_again(ledger: DurableTable) -> None:
+    ledger.apply_changelog_batch(
+        [
+            changed(b"a:1", b"second", 20),
+            changed(b"a:1", b"first, late", 10),
+            changed(b"gone:1", b"first, late", 10),
+            changed(b"healed:1", b"first, late", 10),
+            changed(b"healed:1", b"third", 30),
+        ]
+    )
+    assert ledger.heal() == 2
+    assert sorted((key, value) for _, key, value in ledger.sent) == [(b"a:1", b"second"), (b"gone:1", None)]
+    assert ledger.heal() == 0
+
+
+async def test_changes_carry_the_epoch_of_their_partition(ledger: DurableTable) -> None:
+    ledger.apply_changelog_batch([changed(b"a:1", b"x", 10**15, partition=partition_of(b"a"))])
+    ledger[b"a:1"] = b"y"
+    assert ledger.headers == [{EPOCH: b"%d" % (10**15 + 1)}]
+
+
+async def test_what_still_changes_a_row_of_another_s_partition_is_outdated_from_the_start(
+    ledger: DurableTable,
+) -> None:
+    home = partition_of(b"a")
+    ledger.apply_changelog_batch([changed(b"a:1", b"x", 20, home), changed(b"a:1", b"late", 10, home)])
+    ledger.keep_only(set(PARTITIONS) - {home})
+    ledger[b"a:1"] = b"y"
+    assert ledger.headers == [{EPOCH: b"0"}]
+    assert ledger.heal() == 0, "its rows are another's to write"
+
+
+async def test_what_is_read_of_a_partition_that_went_elsewhere_is_left_out(ledger: DurableTable) -> None:
+    ledger.keep_only({0})
+    ledger.apply_changelog_batch([changed(b"a:1", b"x", 10, partition=1), changed(b"b:1", b"x", 10, partition=0)])
+    assert dict(ledger.items()) == {b"b:1": b"x"}
+
+
+async def test_a_partition_that_went_elsewhere_is_recovered_from_its_beginning(
+    app: Engine, ledger: DurableTable
+) -> None:
+    name = ledger.changelog_topic_name
+    offsets = app.tables.recovery.active_offsets
+    offsets.update({TP(name, 0): 7, TP(name, 1): 8, TP("another", 1): 9})
+    await app.on_partitions_assigned.send({TP(name, 0), TP("another", 2)})
+    assert dict(offsets) == {TP(name, 0): 7, TP("another", 1): 9}
+
+
 def test_changelogs_are_declared_as_faust_names_them() -> None:
     topics = {topic.name: topic for topic in changelog_topics(Settings(namespace="t1"))}
     assert set(topics) == {
@@ -128,3 +247,52 @@ async def test_the_wait_of_a_fetch_reaches_the_consumer() -> None:
     assert thread._create_worker_consumer(app.transport)._fetch_max_wait_ms == 25
     # The attribute is aiokafka's own, not one that the override invents.
     assert AIOKafkaConsumer(fetch_max_wait_ms=123)._fetch_max_wait_ms == 123
+
+
+# -- where partitions are read from ----------------------------------------------------------------------------------
+
+SOURCE, OTHER, CHANGELOG = TP("t1.source", 0), TP("t1.source", 1), TP("t1.changelog", 0)
+
+
+class Consumer(module._Consumer):
+    """Faust's, whose broker a test plays."""
+
+    earliest: Any = None
+
+    def assignment(self) -> set[TP]:
+        return {SOURCE, OTHER, CHANGELOG}
+
+    async def seek_to_committed(self) -> dict[TP, int | None]:
+        return {SOURCE: 7, OTHER: None, CHANGELOG: None}
+
+    async def earliest_offsets(self, *partitions: TP) -> dict[TP, int]:
+        assert set(partitions) == {SOURCE, OTHER}
+        if isinstance(self.earliest, Exception):
+            raise self.earliest
+        return dict.fromkeys(partitions, self.earliest)
+
+
+def consumer_of(app: Engine, earliest: Any) -> Consumer:
+    app.deliveries["t1.source"] = SimpleNamespace()  # type: ignore[assignment]
+    made = Consumer(app.transport, lambda _: None, lambda _: None, lambda _: None)
+    made.earliest = earliest
+    return made
+
+
+@pytest.mark.parametrize(("earliest", "starts"), [(0, {SOURCE: 7, OTHER: 0}), (9, {SOURCE: 9, OTHER: 9})])
+async def test_a_partition_is_read_from_what_is_committed_or_is_left(
+    app: Engine, earliest: int, starts: dict[TP, int]
+) -> None:
+    await consumer_of(app, earliest).perform_seek()
+    assert app.starts == starts
+
+
+async def test_a_broker_that_does_not_tell_stops_nobody(app: Engine) -> None:
+    await consumer_of(app, KafkaConnectionError("away")).perform_seek()
+    assert app.starts == {}
+
+
+async def test_subscriptions_ask_for_their_own_partitions(app: Engine) -> None:
+    app.starts[TP("t1.mailvet.admissions.bulk.v1", 3)] = 11
+    start = module._starts(app, ADMISSIONS_BULK)
+    assert (start(3), start(4)) == (11, None)

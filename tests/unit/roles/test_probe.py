@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ from streams.checks.precheck import Precheck
 from streams.codec import encode
 from streams.dns.answers import MailRoute, RouteKind
 from streams.records import Incoming, Outgoing, Unusable
-from streams.roles.probe import Probing
+from streams.roles.probe import OPEN_BYTES, PUT_ASIDE, Probing
 from streams.smtp.replies import Reply
 from tests.unit.roles.support import (
     GREYLISTED,
@@ -349,3 +350,28 @@ def test_a_domain_that_opts_out_while_its_task_waits_is_not_asked() -> None:
     reasons = {entry["positions"][0]["index"]: entry["finding"]["reason"] for entry in attempt["entries"]}
     assert reasons == {0: "do_not_probe", 1: "mailbox_accepted"}
     assert all(entry["final"] for entry in attempt["entries"])
+
+
+# -- a provider that keeps everybody waiting -------------------------------------------------------------------------
+
+
+async def test_a_task_that_waits_too_long_for_its_turn_makes_room_and_comes_again_as_it_is() -> None:
+    world = World(turn_wait_s=0.001)
+    first, second = task(["ok@x.example"], attempt=2), task(["ok@y.example"], attempt=2)
+    async with world.role._open.take((first.topic, first.key), OPEN_BYTES):
+        [again] = await world.role.handle(first)
+        assert again == Outgoing(RETRIES_5M.name, first.key, first.value, ((PUT_ASIDE, b"1"),))
+        headers = {"trace": b"t", PUT_ASIDE: b"1"}
+        [again] = await world.role.handle(replace(second, headers=headers))
+    assert again.headers == (("trace", b"t"), (PUT_ASIDE, b"2"))
+    assert world.metrics.tasks_put_aside.labels("bulk")._value.get() == 2
+    assert world.prober.asked == []
+    assert len(world.role._open) == 0, "who waits no longer is not in the way"
+
+
+async def test_others_do_not_wait_for_it() -> None:
+    world = World(routes={"x.example": mx("x.example", "mail.elsewhere.test")})
+    slow, other = task(["ok@y.example"]), replace(task(["ok@x.example"]), key=b"elsewhere.test#0")
+    async with world.role._open.take((slow.topic, slow.key), OPEN_BYTES):
+        outputs = await asyncio.wait_for(world.role.handle(other), 5)
+    assert outputs

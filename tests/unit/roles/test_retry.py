@@ -20,8 +20,8 @@ from schemas.vocabulary import Lane
 from streams.codec import encode
 from streams.delivery import Recent
 from streams.records import Incoming, Outgoing, Unusable
-from streams.roles.retry import SPREAD, Due, Tier, due, forward, spread
-from tests.unit.roles.support import NOW, NOW_MS, Clock, metrics, run, ticket
+from streams.roles.retry import SPREAD, Due, RetryService, Tier, due, forward, spread
+from tests.unit.roles.support import NOW, NOW_MS, Clock, metrics, run, settings, ticket
 
 DELAY_S = 300.0
 HOME = TopicPartition(RETRIES_5M.name, 0)
@@ -85,7 +85,7 @@ class FakeConsumer:
     clock: Clock
     records: list[Any] = field(default_factory=list)
     position: int = 0
-    committed: int = 0
+    committed_to: int = 0
     paused: bool = False
     owned: bool = True
     commit_error: Exception | None = None
@@ -115,7 +115,10 @@ class FakeConsumer:
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         if self.commit_error is not None:
             raise self.commit_error
-        self.committed = offsets[HOME]
+        self.committed_to = offsets[HOME]
+
+    async def committed(self, _: TopicPartition) -> int | None:
+        return self.committed_to or None
 
 
 class World:
@@ -141,7 +144,7 @@ class World:
         )
 
     async def deliver(self, outputs: Sequence[Outgoing]) -> None:
-        assert self.consumer.committed <= self.consumer.position
+        assert self.consumer.committed_to <= self.consumer.position
         if self.broken:
             raise KafkaConnectionError("away")
         self.written += outputs
@@ -171,7 +174,7 @@ def test_a_task_waits_its_delay_and_goes_on_then() -> None:
     world.append(NOW_MS + 10_000)
     world.steps(400)
     assert world.times == [NOW_MS + 300_000, NOW_MS + 310_000]
-    assert world.consumer.committed == 2
+    assert world.consumer.committed_to == 2
     assert max(world.consumer.waited_ms) == 1000, "every wait has an end"
 
 
@@ -180,7 +183,7 @@ def test_nothing_is_committed_that_still_waits() -> None:
     world.append(NOW_MS - 300_000)
     world.append(NOW_MS)
     world.steps(3)
-    assert (len(world.written), world.consumer.committed, world.consumer.position) == (1, 1, 1)
+    assert (len(world.written), world.consumer.committed_to, world.consumer.position) == (1, 1, 1)
     assert world.consumer.paused
 
 
@@ -206,7 +209,7 @@ def test_what_the_broker_did_not_take_is_not_committed() -> None:
     world.broken = True
     with pytest.raises(KafkaConnectionError):
         world.steps(1)
-    assert world.consumer.committed == 0
+    assert world.consumer.committed_to == 0
 
 
 def test_a_malformed_task_is_a_dead_letter_and_the_tier_goes_on() -> None:
@@ -217,7 +220,7 @@ def test_a_malformed_task_is_a_dead_letter_and_the_tier_goes_on() -> None:
     world.consumer.records[2].value = None
     world.steps(1)
     assert [output.topic for output in world.written] == [DEADLETTERS.name, TASKS_BULK.name, DEADLETTERS.name]
-    assert world.consumer.committed == 3
+    assert world.consumer.committed_to == 3
     assert world.metrics.dead_letters.labels("retry", "not_json")._value.get() == 2
 
 
@@ -280,7 +283,7 @@ def test_a_restart_in_the_middle_neither_loses_nor_restarts_a_wait(restarts_ms: 
     for restart_ms in restarts_ms:
         world.clock.now_ms = NOW_MS + restart_ms
         # The next process knows what was committed and what stands in the log, and nothing else.
-        world.consumer.paused, world.consumer.position = False, world.consumer.committed
+        world.consumer.paused, world.consumer.position = False, world.consumer.committed_to
         world.tier = world.made()
         world.steps(1)
         assert world.written == []
@@ -312,7 +315,71 @@ def test_all_that_is_due_goes_on_and_what_is_not_stays_in_order() -> None:
         world.append(NOW_MS + number)
     world.clock.now_ms = NOW_MS + 300_000 + 700
     world.steps(2)
-    assert (len(world.written), world.consumer.committed) == (701, 701)
+    assert (len(world.written), world.consumer.committed_to) == (701, 701)
     world.steps(1000)
-    assert (len(world.written), world.consumer.committed) == (1200, 1200)
+    assert (len(world.written), world.consumer.committed_to) == (1200, 1200)
     assert all(time - NOW_MS - number >= 300_000 for number, time in enumerate(world.times))
+
+
+# -- what the progress watch sees ------------------------------------------------------------------------------------
+
+
+def test_a_tier_stands_where_it_has_committed() -> None:
+    world = World()
+    world.consumer.committed_to = world.consumer.position = 1
+    world.append(NOW_MS - 400_000)
+    world.append(NOW_MS - 300_000)
+    assert world.tier.standing() == {}
+    run(world.tier.on_partitions_assigned([HOME]))
+    assert world.tier.standing() == {HOME: 1}
+    world.steps(1)
+    assert (world.tier.standing(), world.tier.committed) == ({HOME: 2}, {HOME: 2})
+    run(world.tier.on_partitions_revoked([HOME]))
+    assert world.tier.standing() == {}
+
+
+def test_a_tier_may_stand_still_until_its_time_has_come() -> None:
+    world = World()
+    world.append(NOW_MS)
+    run(world.tier.on_partitions_assigned([HOME]))
+    world.steps(1)
+    assert world.tier.standing() == {HOME: None}
+    world.clock.now_ms = NOW_MS + 300_000 + 2001
+    assert world.tier.standing() == {HOME: 0}, "nobody looked at the clock"
+
+
+def test_a_tier_may_stand_still_while_the_broker_takes_its_records() -> None:
+    world = World()
+    world.append(NOW_MS - 300_000)
+    run(world.tier.on_partitions_assigned([HOME]))
+    seen: list[Any] = []
+
+    async def deliver(_: Sequence[Outgoing]) -> None:
+        seen.append(world.tier.standing())
+
+    world.tier._deliver = deliver
+    world.steps(1)
+    assert seen == [{HOME: None}]
+    assert world.tier.standing() == {HOME: 1}
+
+
+def test_a_runner_is_settled_while_its_tier_has_partitions() -> None:
+    runner = RetryService(settings(namespace="n"), None, metrics(), Clock()).tiers[0]  # type: ignore[arg-type]
+    assert (runner.name, runner.standing(), runner.committed(HOME)) == ("n.mailvet-retry-5m", {}, None)
+    assert runner.recovered() == runner.recovered(), "without partitions it does not move"
+    world = World()
+    world.consumer.committed_to = 7
+    runner._tier = world.tier = Tier(
+        RETRIES_5M,
+        DELAY_S,
+        consumer=world.consumer,
+        deliver=world.deliver,
+        metrics=world.metrics,
+        recent=world.recent,
+        clock=world.clock,
+        settled=runner.settled,
+    )
+    run(world.tier.on_partitions_assigned([HOME]))
+    assert (runner.settled.is_set(), runner.standing(), runner.committed(HOME)) == (True, {HOME: 7}, 7)
+    run(world.tier.on_partitions_revoked([HOME]))
+    assert not runner.settled.is_set()
