@@ -239,6 +239,7 @@ async def test_the_pipeline_runs_with_a_user_for_each_role_and_the_rights_are_th
         await _request(secure, "overdue", "another@body.test")
         for topic in of_roles(ROLES).reads:
             await secure.write(OPERATOR, topic, b"nothing that a role could use")
+        await _command_that_is_refused(secure)
         for lane, topic in ((Lane.INTERACTIVE, TASKS_INTERACTIVE), (Lane.BULK, TASKS_BULK)):
             await secure.write(OPERATOR, topic, _misdirected(lane))
         with contextlib.suppress(TimeoutError):
@@ -258,6 +259,17 @@ async def _every_role_has_a_dead_letter_of_each_topic(secure: Secure) -> bool:
 async def _request(secure: Secure, request_id: str, address: str, **fields: str) -> None:
     value = json.dumps({"request_id": request_id, "addresses": [address], **fields}).encode()
     await secure.write(ACME, REQUESTS, value, {HEADER: KEY})
+
+
+async def _command_that_is_refused(secure: Secure) -> None:
+    """A command on a key that is not there, given by the operator: its answer is an event all the same."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ops.cli.main", "keys", "disable", "acme_nobody"),
+        env=os.environ | secure.environment(user_name("operator", NAMESPACE)),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, err = await asyncio.wait_for(process.communicate(), 60)
+    assert b"unknown_key" in err
 
 
 async def _submit(secure: Secure, folder: Path, lane: Lane, addresses: list[str]) -> dict[str, str]:
