@@ -13,9 +13,11 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from schemas.keys import Command, KeyEvent, KeyRecord, TenantRecord
+from schemas.optouts import OptOut
 from schemas.pipeline import Admitted, Attempt, CancelOrder, DeadLetter, Replayed, Settlement, Task
 from schemas.request import Cancel, Request
 from schemas.result import Cancellation, Output, Rejection, Result, Summary
+from schemas.usage import Usage
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FOLDER = Path(__file__).parent / "json"
@@ -37,6 +39,8 @@ RECORDS: Mapping[str, tuple[Any, Literal["validation", "serialization"]]] = {
     "key_event": (KeyEvent, "serialization"),
     "key_record": (KeyRecord, "serialization"),
     "tenant_record": (TenantRecord, "serialization"),
+    "usage": (Usage, "serialization"),
+    "opt_out": (OptOut, "serialization"),
     "dead_letter": (DeadLetter, "serialization"),
     "replayed": (Replayed, "serialization"),
 }

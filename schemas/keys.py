@@ -67,6 +67,7 @@ class Refused(StrEnum):
     NOTHING_TO_ROLL_BACK = "nothing_to_roll_back"
     UNKNOWN_POLICY = "unknown_policy"
     BAD_TIMES = "bad_times"
+    TOO_MANY_DOMAINS = "too_many_domains"
     STALE = "stale"
 
 
@@ -134,6 +135,13 @@ class KeyRecord(Record):
     changed_at: Instant
 
 
+MAX_ALLOWED = 1000
+"""Domains that one tenant may be allowed."""
+
+AllowedDomain = Annotated[str, StringConstraints(pattern=r"^(\*|[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})+)$", max_length=253)]
+"""A domain in ASCII and lower case, which stands for all below it too, or ``*`` for every domain."""
+
+
 class TenantRecord(Record):
     """What a tenant's keys share (a row of the gate's table ``keys``)."""
 
@@ -143,6 +151,9 @@ class TenantRecord(Record):
     policies: dict[str, Policy] = Field(default_factory=dict)
     suspended: str | None = Field(default=None, description="Why nothing of the tenant is admitted.")
     commanded_at: Instant | None = Field(default=None, description="When the newest command was written.")
+    allowed: tuple[AllowedDomain, ...] = Field(
+        default=(), description="Domains of which it may ask for names that do not exist, however many."
+    )
 
 
 class _Command(Inbound):
@@ -245,8 +256,22 @@ class Reinstate(_Command):
     verb: Literal["reinstate"] = "reinstate"
 
 
+class Allow(_Command):
+    """The tenant may ask for any names of a domain: it cleans the lists of its own company, say."""
+
+    verb: Literal["allow"] = "allow"
+    domain: AllowedDomain
+
+
+class Disallow(_Command):
+    """Ends what ``allow`` began."""
+
+    verb: Literal["disallow"] = "disallow"
+    domain: AllowedDomain
+
+
 KeyCommand = Create | Rotate | Rollback | Revoke | Disable | Enable | Change
-TenantCommand = Limit | Define | Suspend | Reinstate
+TenantCommand = Limit | Define | Suspend | Reinstate | Allow | Disallow
 Command = Annotated[KeyCommand | TenantCommand, Field(discriminator="verb")]
 """Whatever may stand on ``key-commands.v1``."""
 

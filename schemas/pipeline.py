@@ -8,7 +8,7 @@ from pydantic import Field
 from schemas.base import Instant, Name, Part, Record, RequestId, Uid
 from schemas.request import Options
 from schemas.result import Finding, PastAttempt, Quota
-from schemas.vocabulary import Depth, Lane
+from schemas.vocabulary import Depth, Lane, Verdict
 
 MAX_TASK_ADDRESSES = 200
 """Addresses of one task or attempt: a record costs about 1 ms of a core, an address inside it almost nothing."""
@@ -96,6 +96,14 @@ class CancelOrder(Record):
     by: str = Field(description="The tenant's key that ordered it, or the operator.")
 
 
+class Seen(Part):
+    """Mailboxes of a domain, told apart by the smallest of their hashes (:mod:`streams.access.abuse`)."""
+
+    unknown: tuple[int, ...] = Field(default=(), description="That do not exist.")
+    found: tuple[int, ...] = Field(default=(), description="That do.")
+    counted: tuple[int, ...] = Field(default=(), description="Unknown ones whose names only counting makes.")
+
+
 class Settlement(Record):
     """What a finished request really cost (``settlements.v1``, keyed by tenant)."""
 
@@ -106,6 +114,8 @@ class Settlement(Record):
     charged_day: str
     given_back: int
     finished_at: Instant
+    verdicts: dict[Verdict, int] = Field(default_factory=dict)
+    seen: dict[str, Seen] = Field(default_factory=dict, description="By domain, where a mail server was asked.")
 
 
 class DeadLetter(Record):

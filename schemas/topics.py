@@ -12,7 +12,7 @@ FOR_EVER = -1
 SEGMENT_MS = 6 * HOUR_MS
 """Kafka deletes whole segments, so a record lives this much longer than its topic's retention; 7 days by default."""
 
-Key = Literal["anything", "tenant", "request_uid", "provider#shard", "original key"]
+Key = Literal["anything", "tenant", "request_uid", "provider#shard", "original key", "domain", "tenant:key:day"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,18 @@ RESULTS = Topic(PREFIX + "results.v1", "request_uid", "Result | Rejection | Summ
 SETTLEMENTS = Topic(PREFIX + "settlements.v1", "tenant", "Settlement", 3 * DAY_MS)
 KEY_COMMANDS = Topic(PREFIX + "key-commands.v1", "tenant", "Command", FOR_EVER, max_message_bytes=64 * 1024)
 KEY_EVENTS = Topic(PREFIX + "key-events.v1", "tenant", "KeyEvent", FOR_EVER)
+# The newest record of a key's day says all of that day: what is kept for good is a record a key and day.
+USAGE = Topic(PREFIX + "usage.v1", "tenant:key:day", "Usage", FOR_EVER, cleanup_policy="compact")
+# One partition: whoever asks mail servers reads all of it, and it holds a record a domain.
+OPT_OUTS = Topic(
+    PREFIX + "opt-outs.v1",
+    "domain",
+    "OptOut",
+    FOR_EVER,
+    partitions=1,
+    cleanup_policy="compact",
+    max_message_bytes=64 * 1024,
+)
 DEADLETTERS = Topic(PREFIX + "deadletters.v1", "original key", "raw bytes", 28 * DAY_MS)
 
 TOPICS = (
@@ -115,9 +127,12 @@ TOPICS = (
     SETTLEMENTS,
     KEY_COMMANDS,
     KEY_EVENTS,
+    USAGE,
+    OPT_OUTS,
     DEADLETTERS,
 )
-LEADING = tuple(topic for topic in TOPICS if topic not in (RESULTS, DEADLETTERS, KEY_COMMANDS, KEY_EVENTS))
+_LEADING_NOWHERE = (RESULTS, DEADLETTERS, KEY_COMMANDS, KEY_EVENTS, USAGE, OPT_OUTS)
+LEADING = tuple(topic for topic in TOPICS if topic not in _LEADING_NOWHERE)
 """Those whose records lead to rows of tables: a row has to outlive the record, lest a repeat is taken for new.
 
 Commands on keys are kept for good: of them a tenant's rows tell a repeat by its time (:mod:`streams.roles.keyring`).

@@ -21,6 +21,7 @@ from streams.engine import Engine, engine, subscribe, table
 from streams.group import Group
 from streams.metrics import Metrics
 from streams.observe import PoolObserver
+from streams.optouts import OptOutReader
 from streams.progress import ProgressWatch, Watched
 from streams.records import Outgoing
 from streams.roles.cancels import Cancelled, CancelWatch
@@ -90,7 +91,12 @@ class _Parts:
         }
         for role in roles:
             makers[role](producer)
-        group = Group([producer], self.engines, self.services, awaited=[each.settled for each in self._watched])
+        first: list[Service] = [producer]
+        if self.core is not None:
+            opt_outs = self.core.opt_outs
+            first.append(OptOutReader(self.settings, opt_outs, on_fatal=lambda error: group.fail(error)))  # noqa: PLW0108  no group yet
+            self.metrics.opt_outs.set_function(lambda: float(len(opt_outs)))
+        group = Group(first, self.engines, self.services, awaited=[each.settled for each in self._watched])
         self.metrics.decisions_kept_seconds.read(lambda: {(): self.settings.decisions_kept.total_seconds()})
         for app, role, subscriptions in self._bindings:
             subscribe(app, role, subscriptions, producer=producer, metrics=self.metrics, on_fatal=group.fail)
@@ -107,7 +113,7 @@ class _Parts:
         keyring = Keyring(self.metrics, self._table(app, "keys"), configured, kept)
         gate = Gate(self.settings, self.metrics, keyring, self._table(app, "ledger"), now_ms)
         self._bindings.append((app, "gate", gate.subscriptions()))
-        self._chores.append((app, (_quiet(gate.expire), _quiet(keyring.expire))))
+        self._chores.append((app, (_quiet(gate.expire), _quiet(keyring.expire), gate.report)))
 
     def _route(self, _: Producer) -> None:
         core = self._core()
@@ -118,6 +124,7 @@ class _Parts:
             resolver=core.resolver,
             clock=now_ms,
             cancelled=self.cancelled,
+            opted_out=core.opt_outs,
         )
         self._bind_by_lane("route", route.subscriptions())
 
@@ -132,6 +139,7 @@ class _Parts:
             clock=now_ms,
             sessions_of=lambda provider: core.policies.policy(provider).sessions,
             cancelled=self.cancelled,
+            opted_out=core.opt_outs,
         )
         self._bind_by_lane("probe", probing.subscriptions())
 

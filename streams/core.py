@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from schemas.vocabulary import Lane
 from streams.checks.dialogue import Prober
-from streams.checks.lists import Lists
+from streams.checks.lists import Lists, read_domains
+from streams.checks.optouts import OptOuts
 from streams.checks.precheck import Precheck
 from streams.checks.providers import directory
 from streams.checks.reply_rules import load_rules
@@ -41,6 +42,7 @@ class Core:
     pool: AsyncSMTPPool
     prober: Prober
     policies: PolicyBook
+    opt_outs: OptOuts
 
     def verifier(
         self, *, retry_delays_s: tuple[float, ...] = (), lane: Lane | None = None, catch_all_probe: bool = True
@@ -50,6 +52,7 @@ class Core:
             precheck=self.precheck,
             resolver=self.resolver,
             prober=self.prober,
+            opted_out=self.opt_outs,
             risky=frozenset(self.settings.risky_flags),
             timeout_s=self.settings.dialogue_deadline_s,
             retry_delays_s=retry_delays_s,
@@ -69,6 +72,7 @@ async def open_core(
 
     :raises ValueError: a name server, network, list or configuration that the settings name is none.
     """
+    opt_outs = OptOuts(read_domains(settings.do_not_probe))
     identity = Identity(settings.helo or socket.gethostname(), settings.mail_from)
     outbound = read_outbound(settings.smtp_config, identity, _said(settings))
     policies = _policies(settings, outbound)
@@ -89,7 +93,7 @@ async def open_core(
     prober = Prober(pool, port=settings.smtp_port)
     _read_tables()
     try:
-        yield Core(settings, Precheck(Lists.from_settings(settings)), resolver, pool, prober, policies)
+        yield Core(settings, Precheck(Lists.from_settings(settings)), resolver, pool, prober, policies, opt_outs)
     finally:
         await prober.close()
         await pool.close()

@@ -1,4 +1,5 @@
-"""Every metric, declared once. Base units, bounded labels: never an address, a tenant or a server's text.
+"""Every metric, declared once. Base units, bounded labels: never an address, a key or a server's text; a
+tenant only as :meth:`Metrics.tenant` names it.
 
 ``docs/metrics.md`` is written from here: ``python -m streams.metrics > docs/metrics.md``.
 """
@@ -12,6 +13,9 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from schemas.pipeline import DeadLetter
+
+OTHER = "other"
+"""The label of tenants beyond the first that a process met. Where a tenant has this name, the two are one series."""
 
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 10800)
 """Seconds; the long tail is the retry tiers."""
@@ -31,8 +35,11 @@ Snapshot = Callable[[], Mapping[Labels, float]]
 class Metrics:
     """The metrics of one process, registered in ``registry``."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, *, tenants: int = 100) -> None:  # noqa: PLR0915  a list
+        """``tenants``: how many have a label of their own."""
         self.registry = registry
+        self._tenants: set[str] = set()
+        self._most_tenants = tenants
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"mailvet_{name}", text, labels, registry=registry)
@@ -65,6 +72,15 @@ class Metrics:
         self.key_commands = counter(
             "key_commands", "Commands on keys: applied, unchanged, or why refused.", "command", "outcome"
         )
+        self.tenant_requests = counter(
+            "tenant_requests", "Requests that were decided, by tenant: admitted or refused.", "tenant", "outcome"
+        )
+        self.tenant_addresses = counter(
+            "tenant_addresses", "Verdicts of requests that have ended, by tenant.", "tenant", "verdict"
+        )
+        self.abuse_alarms = counter(
+            "abuse_alarms", "Tenants that looked like harvesters: by unknown or dictionary.", "kind", "action"
+        )
         self.verdicts = counter("verdicts", "Verdicts published, one an address.", "verdict", "reason")
         self.request_seconds = histogram("request_seconds", "From admission to the summary of a request.", "lane")
         self.address_seconds = histogram("address_seconds", "From admission to the verdict on an address.", "lane")
@@ -73,6 +89,8 @@ class Metrics:
             "tasks_put_aside", "Tasks that waited too long for their provider's turn and come again later.", "lane"
         )
         self.addresses_in_flight = gauge("addresses_in_flight", "Addresses in dialogue or waiting for one.", "lane")
+
+        self.opt_outs = gauge("opt_outs", "Domains on the do-not-probe list, as this worker knows it.")
 
         # SMTP and DNS
         self.smtp_dialogue_seconds = histogram(
@@ -147,6 +165,14 @@ class Metrics:
         """Show 0 for every reason from the start: a counter that begins at 1 has never risen, as Prometheus sees it."""
         for reason in REASONS:
             self.dead_letters.labels(role, reason)
+
+    def tenant(self, name: str) -> str:
+        """The tenant as a label: its name while the process has met few of them, then :data:`OTHER`."""
+        if name not in self._tenants:
+            if len(self._tenants) >= self._most_tenants:
+                return OTHER
+            self._tenants.add(name)
+        return name
 
     def document(self) -> str:
         """A Markdown page that lists every metric."""

@@ -123,6 +123,20 @@ class Settings(BaseSettings):
         default=timedelta(days=4), description="How long a repeat is known as one; longer than any record is kept."
     )
 
+    # Abuse: what looks like harvesting, docs/abuse.md
+    abuse_unknown: int = Field(
+        default=500,
+        ge=0,
+        description="Distinct mailboxes of a domain that a tenant may ask for and that do not exist; 0 watches nobody.",
+    )
+    abuse_part: float = Field(
+        default=0.8, gt=0, le=1, description="The least part of all answers of the domain that these have to be."
+    )
+    abuse_window: timedelta = Field(default=timedelta(days=7), description="What is counted together.")
+    abuse_action: Literal["suspend", "report"] = Field(
+        default="suspend", description="`report`: the log and `mailvet_abuse_alarms_total` tell, and nothing is done."
+    )
+
     # Retries: topic names are fixed, delays are the operator's (the demo waits milliseconds)
     retry_delays_s: Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], NoDecode] = Field(
         default=(300.0, 900.0, 3600.0), description="Seconds of the three tiers: S,S,S."
@@ -176,8 +190,16 @@ class Settings(BaseSettings):
     allow_list: str = Field(default="", description="File of domains never flagged as disposable, free or typo.")
     deny_list: str = Field(default="", description="File of domains always flagged as disposable.")
 
+    do_not_probe: str = Field(
+        default="",
+        description="File of domains that are never asked, beside `mailvet optout`; each with all below it.",
+    )
+
     # Operations
     metrics_host: str = Field(default="127.0.0.1", description="Where /metrics and /health are served.")
+    metrics_tenants: int = Field(
+        default=100, ge=0, description="Tenants that have a label of their own in metrics; the others are `other`."
+    )
     metrics_port: int = Field(default=9464, description="0 takes a free port.")
     drain_s: PositiveFloat = Field(default=20.0, description="How long SIGTERM waits for work in flight.")
 

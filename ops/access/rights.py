@@ -16,6 +16,7 @@ from schemas.topics import (
     ATTEMPTS,
     CANCELS,
     DEADLETTERS,
+    OPT_OUTS,
     PREFIX,
     REQUESTS,
     RESULTS,
@@ -27,6 +28,7 @@ from schemas.topics import (
     TASKS_INTERACTIVE,
     TIERS,
     TOPICS,
+    USAGE,
     Topic,
     own_results,
 )
@@ -85,20 +87,22 @@ RETRIES: Final = (RETRIES_5M, RETRIES_15M, RETRIES_60M)
 ROLES: Final[Mapping[str, Rights]] = {
     "gate": Rights(
         reads=(REQUESTS, *ADMISSIONS, SETTLEMENTS, *KEY_COMMANDS),
-        writes=(*ADMISSIONS, *ADMITTED, CANCELS, RESULTS, DEADLETTERS, *KEY_EVENTS),
+        # It gives one command itself: a tenant that looks like a harvester is suspended.
+        writes=(*ADMISSIONS, *ADMITTED, CANCELS, RESULTS, DEADLETTERS, *KEY_COMMANDS, *KEY_EVENTS, USAGE),
         apps=("gate",),
         tables=_tables("gate"),
     ),
+    # Who would ask mail servers, or hand addresses to those who do, knows the do-not-probe list.
     "route": Rights(
         reads=ADMITTED,
-        follows=(CANCELS,),
+        follows=(CANCELS, OPT_OUTS),
         writes=(*TASKS, ATTEMPTS, DEADLETTERS),
         apps=("route-interactive", "route-bulk"),
     ),
     # A provider that has changed meanwhile gets the task handed on.
     "probe": Rights(
         reads=TASKS,
-        follows=(CANCELS,),
+        follows=(CANCELS, OPT_OUTS),
         writes=(*TASKS, *RETRIES, ATTEMPTS, DEADLETTERS),
         apps=("probe-interactive", "probe-bulk"),
     ),
@@ -116,14 +120,14 @@ ROLES: Final[Mapping[str, Rights]] = {
     ),
 }
 
-OPERATOR_READS: Final = (DEADLETTERS, *KEY_EVENTS)
+OPERATOR_READS: Final = (DEADLETTERS, *KEY_EVENTS, USAGE, OPT_OUTS)
 
 OPERATOR_TABLES: Final = tuple(table for table in TABLES if table.name in ("keys", "ledger", "progress"))
 """Their changelogs are read: by `mailvet keys list` and `show` (public keys and digests, no address), and by `mailvet
 request` (accounts and decisions, and what is known of addresses that wait to be asked again)."""
 
 OPERATOR_WRITES: Final = _once(
-    *(topic for rights in ROLES.values() for topic in rights.reads), DEADLETTERS, *KEY_COMMANDS
+    *(topic for rights in ROLES.values() for topic in rights.reads), DEADLETTERS, *KEY_COMMANDS, OPT_OUTS
 )
 """A dead letter goes back to the topic that it was read from, and beside it stands that it did."""
 

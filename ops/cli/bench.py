@@ -8,13 +8,16 @@ from pathlib import Path
 
 import click
 
+from ops.bench import fairness as fairness_bench
 from ops.bench import gate as gate_bench
 from ops.bench import namespace, page, peers
 from ops.bench.contest import ContestError
 from ops.bench.lists import LISTS
 from ops.bench.run import SWEEP, Plan, measure
+from ops.brokers.base import BrokerError
+from ops.brokers.embedded import embedded
 from ops.cli.errors import UserError
-from ops.cli.kafka import bootstrap_option, silence_client
+from ops.cli.kafka import bootstrap_option, servers, silence_client
 from ops.mta.packages import POSTFIX, MtaError, unpacked
 from schemas.keys import Kind
 
@@ -100,6 +103,31 @@ def gate(seconds: float, worker: bool, requests: int, bootstrap: str, as_json: b
         click.echo(json.dumps({cost.what: round(cost.us, 1) for cost in found}, indent=2))
     else:
         click.echo("\n".join(f"{cost.us:>10,.0f} us  {cost.what}" for cost in found))
+
+
+@command.command()
+@click.option("--seconds", type=click.FloatRange(1, 600), default=20.0, help="Of each of the two parts; 20.")
+@click.option("--in-flight", type=click.IntRange(1000, 10**6), default=5000, help="Of the flooding tenant; 5,000.")
+@click.option("--rtt-ms", type=click.FloatRange(0, 1000), default=20.0, help="Round-trip time of mail servers; 20.")
+@click.option("--bootstrap", metavar="HOST:PORT[,...]", callback=servers, help="A broker; embedded if not given.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array in place of the table.")
+def fairness(seconds: float, in_flight: int, rtt_ms: float, bootstrap: str | None, as_json: bool) -> None:
+    """Ten tenants on one worker, one of them flooding it: each one's share, and how long its requests take.
+
+    The same eight steady tenants and one of single requests first alone and then beside the flood. Mail servers are on
+    loopback; topics on a broker of yours are made for it and removed.
+    """
+    silence_client()
+    plan = fairness_bench.Plan(seconds, in_flight, rtt_ms)
+    try:
+        if bootstrap is not None:
+            lines = fairness_bench.measure(bootstrap, plan, own_broker=False)
+        else:
+            with embedded() as broker:
+                lines = fairness_bench.measure(broker.bootstrap, plan, own_broker=True)
+    except (BrokerError, ContestError, OSError) as wrong:
+        raise UserError(f"the benchmark could not be run: {wrong}") from None
+    click.echo(json.dumps([line.as_dict() for line in lines], indent=2) if as_json else fairness_bench.table(lines))
 
 
 def _fetch_postfix() -> None:

@@ -48,6 +48,7 @@ ENCODING = "utf-8-sig"
 @click.option("--mail-from", metavar="A", help="The envelope sender; the null sender by default.")
 @click.option("--timeout", type=click.FloatRange(0.1, 3600), metavar="S", help="Seconds for one address; 60.")
 @click.option("--retry-delays", metavar="S,S,...", default="", help='Wait and ask again where a server said "later".')
+@click.option("--do-not-probe", metavar="F", help="A file of domains that are never asked, each with all below it.")
 @click.option("--no-catch-all", is_flag=True, help="Do not ask whether a domain accepts everything.")
 def command(
     addresses: tuple[str, ...], from_file: Path | None, from_stdin: bool, depth: str, as_json: bool, **options: Any
@@ -68,6 +69,7 @@ def command(
         helo=options["helo"],
         mail_from=_sender(options["mail_from"]),
         dialogue_deadline_s=options["timeout"],
+        do_not_probe=options["do_not_probe"],
     )
     source = _source(addresses, from_file)
     show = _json if as_json else _text

@@ -115,7 +115,7 @@ def office_of(options: dict[str, Any]) -> Office:
 
 
 def whoever() -> str:
-    """USER@HOST."""
+    """USER@HOST, as far as the machine tells."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

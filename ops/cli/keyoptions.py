@@ -13,6 +13,7 @@ from schemas.base import KEY_NAME_PATTERN
 from schemas.keys import OPTIONS, Policy, Scopes
 from schemas.request import MAX_ADDRESSES
 from schemas.vocabulary import Depth, Lane
+from streams.checks.lists import ascii_domain
 
 _SPAN = re.compile(r"([0-9]{1,6})([smhdw])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -44,6 +45,21 @@ class Name(click.ParamType):
         if not re.fullmatch(KEY_NAME_PATTERN, value, re.ASCII):
             self.fail(f"{printable(value)!r}: at most 64 letters, digits, dots and hyphens", param, ctx)
         return str(value)
+
+
+class Domain(click.ParamType):
+    """A domain in any script as its ASCII form, or one of the words allowed."""
+
+    name = "DOMAIN"
+
+    def __init__(self, *words: str) -> None:
+        self._words = words
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        domain = value if value in self._words else ascii_domain(value)
+        if domain is None:
+            self.fail(f"{printable(value)!r} is no domain: write it as in example.org", param, ctx)
+        return str(domain)
 
 
 class Span(click.ParamType):

@@ -78,6 +78,7 @@ def tenant_page(tenant: TenantRecord) -> str:
         ("tenant", tenant.tenant),
         ("suspended", printable(tenant.suspended) if tenant.suspended is not None else "no"),
         ("limits", limits(tenant.limits)),
+        ("allowed", ", ".join(tenant.allowed) or "no domain beyond what is usual"),
         *((f"policy {name}", limits(policy)) for name, policy in sorted(tenant.policies.items())),
     ]
     return _aligned(lines)

@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from ops import keys
-from ops.cli import keypage
+from ops.cli import keypage, usage
 from ops.cli.errors import UserError
 from ops.cli.keyhandover import credential_options, hand_over, minted_for
 from ops.cli.keyoffice import Office, Place, office_of, office_options, place_of, place_options
-from ops.cli.keyoptions import KeyId, Name, Span, When, changed, chosen, policy_options, scopes_option
+from ops.cli.keyoptions import Domain, KeyId, Name, Span, When, changed, chosen, policy_options, scopes_option
 from ops.cli.output import json_line
 from schemas import keys as records
-from schemas.keys import STANDARD, KeyCommand, KeyEvent, Kind, Policy, Scopes
+from schemas.keys import STANDARD, KeyCommand, KeyEvent, Kind, Policy, Scopes, TenantCommand
 
 Pair = tuple[str, str]
 
@@ -155,6 +155,24 @@ def reinstate(tenant: str, **options: Any) -> None:
     office.say(office.give(records.Reinstate, tenant))
 
 
+def _allowance(name: str, verb: type[TenantCommand], text: str) -> None:
+    @command.command(name, help=text)
+    @click.argument("tenant", type=Name())
+    @click.argument("domain", type=Domain("*"))
+    @office_options
+    def run(tenant: str, domain: str, **options: Any) -> None:
+        office = office_of(options)
+        office.say(office.give(verb, tenant, domain=domain))
+
+
+_allowance(
+    "allow",
+    records.Allow,
+    "Let a tenant ask for names of DOMAIN (and of all below it) that do not exist, however many; * is every domain.",
+)
+_allowance("disallow", records.Disallow, "End what `allow` began.")
+
+
 # -- limits -----------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +230,9 @@ def _tenant_policy(office: Office, tenant: str, define: str | None, limits: dict
         return office.give(records.Limit, tenant, limits=changed(before.limits, limits))
     policy = changed(before.policies.get(define, STANDARD), limits)
     return office.give(records.Define, tenant, name=define, policy=policy)
+
+
+command.add_command(usage.command)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------

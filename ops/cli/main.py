@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, str] = {
     "explain": "ops.cli.explain",
     "keys": "ops.cli.keys",
     "request": "ops.cli.request",
+    "optout": "ops.cli.optout",
     "submit": "ops.cli.submit",
     "topics": "ops.cli.topics",
     "worker": "ops.cli.worker",

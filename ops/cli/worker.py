@@ -46,7 +46,7 @@ def command(what: str | None, role: str | None, bootstrap: str, metrics_port: in
 
 async def _run(roles: tuple[str, ...], name: str, settings: Settings) -> None:
     disable_created_metrics()  # type: ignore[no-untyped-call]
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics(CollectorRegistry(), tenants=settings.metrics_tenants)
     with stop_on_signals() as stop:
         await check_broker(settings, topics_needed(roles, settings))
         async with (

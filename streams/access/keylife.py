@@ -11,9 +11,12 @@ from types import MappingProxyType
 from typing import Any
 
 from schemas.keys import (
+    MAX_ALLOWED,
+    Allow,
     Change,
     Create,
     Define,
+    Disallow,
     KeyCommand,
     KeyEvent,
     KeyRecord,
@@ -253,7 +256,18 @@ def _of_tenant(command: TenantCommand, tenant: TenantRecord) -> TenantRecord:
         after = {"limits": command.limits}
     elif isinstance(command, Define):
         after = {"policies": {**tenant.policies, command.name: command.policy}}
+    elif isinstance(command, Allow | Disallow):
+        after = {"allowed": _allowed(command, tenant)}
     return tenant.model_copy(update=after)
+
+
+def _allowed(command: Allow | Disallow, tenant: TenantRecord) -> tuple[str, ...]:
+    others = {*tenant.allowed} - {command.domain}
+    if isinstance(command, Disallow):
+        return tuple(sorted(others))
+    if len(others) >= MAX_ALLOWED:
+        raise _Refusal(Refused.TOO_MANY_DOMAINS, f"the tenant is allowed {MAX_ALLOWED} domains already: * is all")
+    return tuple(sorted({*others, command.domain}))
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

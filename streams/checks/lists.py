@@ -57,7 +57,7 @@ class Lists:
     @classmethod
     def load(cls, allow_list: str = "", deny_list: str = "") -> Self:
         """As :meth:`from_settings`, from file names; an empty name is no list."""
-        allowed, denied = _read_domains(allow_list), _read_domains(deny_list)
+        allowed, denied = read_domains(allow_list), read_domains(deny_list)
         if both := sorted(allowed & denied):
             raise ListFileError(f"{both[0]} stands in both {allow_list} and {deny_list}: leave it in one of them")
         return cls(*_packaged(), allowed, denied)
@@ -98,7 +98,8 @@ def _data(name: str) -> Iterable[str]:
     return entries((DATA / name).read_text(encoding="utf-8"))
 
 
-def _read_domains(name: str) -> frozenset[str]:
+def read_domains(name: str) -> frozenset[str]:
+    """The domains of a list in a file, in ASCII; an empty name is no list. Raises :class:`ListFileError`."""
     if not name:
         return frozenset()
     try:
@@ -110,12 +111,17 @@ def _read_domains(name: str) -> frozenset[str]:
 
 
 def _ascii_domain(entry: str, file: str) -> str:
-    """The ASCII form of one line, without a leading ``@`` or ``*.`` that people write."""
+    domain = ascii_domain(entry)
+    if domain is None:
+        raise ListFileError(f"{file}: {entry!r} is not a domain; write one domain a line, comments after #")
+    return domain
+
+
+def ascii_domain(entry: str) -> str | None:
+    """The ASCII form of a domain, without a leading ``@`` or ``*.`` that people write; None for what is none."""
     name = entry.removeprefix("@").removeprefix("*.").removesuffix(".")
     try:
         domain = idna.encode(name, uts46=True).decode("ascii")
     except idna.IDNAError:
-        domain = ""
-    if "." not in domain or _NOT_A_DOMAIN.search(domain):
-        raise ListFileError(f"{file}: {entry!r} is not a domain; write one domain a line, comments after #")
-    return domain
+        return None
+    return domain if "." in domain and not _NOT_A_DOMAIN.search(domain) else None

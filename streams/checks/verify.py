@@ -29,6 +29,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def everybody_is_asked(_domain: str) -> bool:
+    """The do-not-probe list of those who have none."""
+    return False
+
+
 @dataclass(slots=True)
 class _Asked:
     """One address and every place where it stands."""
@@ -57,6 +62,7 @@ class Verifier:
     retry_delays_s: tuple[float, ...] = ()
     lane: Lane | None = None
     catch_all_probe: bool = True
+    opted_out: Callable[[str], bool] = everybody_is_asked
     now: Callable[[], datetime] = utc_now
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
@@ -132,7 +138,8 @@ class Verifier:
         open_questions = [asked.prepared for asked, finding in zip(group, known, strict=True) if finding is None]
         route = await self._route(open_questions[0], depth) if open_questions else None
         provider = provider_of(route) if route and route.has_hosts else None
-        probes = iter(await self._probes(route, provider, open_questions, depth, way))
+        opted_out = provider is not None and self.opted_out(open_questions[0].domain)
+        probes = iter(await self._probes(route, None if opted_out else provider, open_questions, depth, way))
         hides_mailboxes = provider is not None and traits_of(provider).hides_mailboxes
         ended = self.now()
         return [
@@ -148,6 +155,7 @@ class Verifier:
                 attempt=attempt,
                 now=ended,
                 past=asked.past,
+                opted_out=opted_out,
             )
             for asked, finding in zip(group, known, strict=True)
         ]

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Hashable, Iterable
 from contextlib import asynccontextmanager
 from typing import TypeVar
+
+from streams.roles.credits import Credits
 
 T = TypeVar("T")
 
@@ -24,11 +26,11 @@ class Turns:
     """Of all the work of one name, one piece computes at a time: a flood has one turn in each round of the loop."""
 
     def __init__(self) -> None:
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._turns: defaultdict[str, Credits] = defaultdict(lambda: Credits(1))
 
     @asynccontextmanager
-    async def take(self, name: str) -> AsyncIterator[None]:
-        """Wait for the turn, first come, first served. Hold it to compute, never to wait for the network."""
-        async with self._locks[name]:
+    async def take(self, name: str, who: Hashable = None) -> AsyncIterator[None]:
+        """Wait for the turn, which goes round those who ask. Hold it to compute, never to wait for the network."""
+        async with self._turns[name].take(1, who):
             yield
             await asyncio.sleep(0)

@@ -108,7 +108,9 @@ class Completion:
             entries = tuple(entry for entry in attempt.entries if not entry.final)
             _put(self._progress, _known_row(row, name), pack(entries))
         if progress != before:
-            _put(self._progress, row, encode(progress))
+            # What was seen goes into the settlement; should that be lost in a crash, it is nobody's verdict.
+            ended = progress.finished_by == name
+            _put(self._progress, row, encode(progress.model_copy(update={"seen": {}}) if ended else progress))
             self._count(progress, name, attempt, at)
         if progress.finished_by == name:
             for known in before.known:

@@ -1,18 +1,25 @@
-"""Bounds on addresses that are worked on at a time: first come, first served, and a large taker is never overtaken."""
+"""Bounds on addresses that are worked on at a time: in turn by who asks, and a large taker is never overtaken."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 
+Waiter = tuple[int, "asyncio.Future[None]"]
+
 
 class Credits:
-    """``limit`` credits. Who asks for more than there are waits for all of them and takes those."""
+    """``limit`` credits. Who asks for more than there are waits for all of them and takes those.
+
+    Those who wait are served in turn, one request of each before the next of any: so whoever asks for a thousand times
+    as much as others holds none of them up by more than one request. One who waits alone is served first come, first
+    served.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._free = limit
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: OrderedDict[Hashable, deque[Waiter]] = OrderedDict()
 
     @property
     def idle(self) -> bool:
@@ -20,18 +27,18 @@ class Credits:
         return self._free == self._limit and not self._waiting
 
     @asynccontextmanager
-    async def take(self, count: int) -> AsyncIterator[None]:
+    async def take(self, count: int, who: Hashable = None) -> AsyncIterator[None]:
         """Wait for ``count`` credits; they are given back at the end."""
         count = min(count, self._limit)
-        await self._acquire(count)
+        await self._acquire(count, who)
         try:
             yield
         finally:
             self._give(count)
 
-    async def _acquire(self, count: int) -> None:
+    async def _acquire(self, count: int, who: Hashable) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((count, turn))
+        self._waiting.setdefault(who, deque()).append((count, turn))
         self._wake()
         try:
             await turn
@@ -39,17 +46,31 @@ class Credits:
             if turn.done() and not turn.cancelled():
                 self._give(count)
             else:
-                self._waiting.remove((count, turn))
+                self._leave(who, (count, turn))
                 self._wake()
             raise
+
+    def _leave(self, who: Hashable, waiter: Waiter) -> None:
+        queue = self._waiting.get(who, deque())
+        if waiter in queue:  # Else its turn came after it had given up, and passed.
+            queue.remove(waiter)
+            if not queue:
+                del self._waiting[who]
 
     def _give(self, count: int) -> None:
         self._free += count
         self._wake()
 
     def _wake(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._free:
-            count, turn = self._waiting.popleft()
+        while self._waiting:
+            who, queue = next(iter(self._waiting.items()))
+            count, turn = queue[0]
+            if count > self._free:
+                return
+            queue.popleft()
+            del self._waiting[who]
+            if queue:
+                self._waiting[who] = queue  # Behind all others.
             if not turn.done():
                 self._free -= count
                 turn.set_result(None)
@@ -63,11 +84,11 @@ class CreditsBy:
         self._by_name: dict[Hashable, Credits] = {}
 
     @asynccontextmanager
-    async def take(self, name: Hashable, count: int) -> AsyncIterator[None]:
-        """Wait for ``count`` credits of this name."""
+    async def take(self, name: Hashable, count: int, who: Hashable = None) -> AsyncIterator[None]:
+        """Wait for ``count`` credits of this name, in turn by ``who`` asks."""
         credits = self._by_name.setdefault(name, Credits(self._limit(name)))
         try:
-            async with credits.take(count):
+            async with credits.take(count, who):
                 yield
         finally:
             if credits.idle:

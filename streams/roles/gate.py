@@ -4,7 +4,8 @@ Nothing here waits for anything but Kafka, so handlers change the ledger before 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 
 from pydantic import ValidationError
 
@@ -34,8 +35,10 @@ from streams.codec import decode, encode, unusable
 from streams.metrics import Metrics
 from streams.records import Incoming, Outgoing, Unusable
 from streams.roles.keyring import Keyring
+from streams.roles.metering import Metering
 from streams.roles.publish import published
 from streams.roles.upkeep import Round, Table, row_key
+from streams.roles.watch import AbuseWatch
 from streams.settings import Settings
 from streams.subscription import Subscription
 
@@ -56,6 +59,9 @@ CONFLICT = Refusal(Reason.REQUEST_ID_CONFLICT, "this request_id was used with an
 
 CONCURRENCY = 1000
 """Records whose outputs may be on their way to the broker; deciding itself is one at a time."""
+
+METERED_LATE = decisions.MAX_VERDICT_BY + timedelta(days=1)
+"""A day may begin so long before the last of its requests must be answered."""
 
 BURST = 10
 """A decision on 1,000 addresses takes under a millisecond; one tenant's requests are decided one after the other."""
@@ -78,6 +84,8 @@ class Gate:
         self._round = Round(ledger)
         self._own_topics = frozenset(settings.tenant_topics)
         self._kept_ms = round(settings.decisions_kept.total_seconds() * 1000)
+        self._watch = AbuseWatch(settings, metrics, keys, ledger, clock)
+        self._metering = Metering(metrics, ledger, settings.decisions_kept + METERED_LATE)
 
     def subscriptions(self) -> tuple[Subscription, ...]:
         """What the gate reads."""
@@ -149,16 +157,20 @@ class Gate:
         self._write(key.tenant, decided)
         decision = _last(decided).decision
         self._metrics.requests.labels(decision.reason or "admitted").inc()
+        self._metering.decided(key.tenant, decision)
         return (self._outcome(key.tenant, request, decision),)
 
     def _known(self, key: Key, asked: Asked, known: Decision, stamped_ms: int) -> Sequence[Outgoing]:
         """The answer where the request id was decided before."""
         if known.body == asked.body:
+            if known.decided_by == asked.record:
+                self._metering.decided(key.tenant, known)
             repeated = known.reason is None and known.decided_by != asked.record
             return () if repeated else (self._outcome(key.tenant, asked.request, known),)
         if asked.refusal is not None:
             # A key that is not served may not even disturb the request that has this id.
             raise Unusable("not_authenticated", f"{asked.refusal.reason}, and the request_id is another request's")
+        self._metering.refused(key.tenant, key.key_id, asked.record, stamped_ms, CONFLICT.reason)
         rejected = _rejection(key.key_id, asked.request, asked.uid, CONFLICT, stamped_ms)
         return (published(rejected, key.tenant, own_topic=key.tenant in self._own_topics),)
 
@@ -253,16 +265,25 @@ class Gate:
     # -- settlement -------------------------------------------------------------------------------------------------
 
     async def settle(self, record: Incoming) -> Sequence[Outgoing]:
-        """Gives back what a finished request did not cost, once."""
+        """Gives back what a finished request did not cost, once; suspends a tenant that looks like a harvester."""
         settlement = decode(Settlement, record.value)
         tenant, own = self._accounts(settlement.tenant, settlement.key_id)
         decision = self._decision(settlement.tenant, settlement.request_uid)
-        if decision is None or decision.settled or decision.reason is not None:
+        if decision is None or decision.reason is not None:
             return ()
+        name = f"settlements-{record.partition}-{record.offset}"
+        if decision.settled:
+            return self._watch.commands(name, settlement.tenant)
+        self._watch.settled(name, settlement)
+        self._metering.settled(name, settlement, decision)
         now_ms = round(settlement.finished_at.timestamp() * 1000)
         settled = decisions.settle(tenant, own, decision, given_back=settlement.given_back, now_ms=now_ms)
         self._write(settlement.tenant, settled)
-        return ()
+        return self._watch.commands(name, settlement.tenant)
+
+    def report(self, now_ms: int) -> Iterable[Outgoing]:
+        """What keys used, for ``usage.v1``; call it about once a second and deliver what it returns."""
+        return self._metering.report(now_ms)
 
     # -- the ledger -------------------------------------------------------------------------------------------------
 
@@ -277,7 +298,12 @@ class Gate:
         row = self._ledger.get(key)
         if row is None:
             return False
-        if key.split(b":")[1] == b"account":
+        kind = key.split(b":")[1]
+        if kind == b"usage":
+            return self._metering.is_over(key, now_ms)
+        if kind == b"watch":
+            return self._watch.is_over(key, now_ms)
+        if kind == b"account":
             account = decode(Account, row)
             return account.now_ms + self._kept_ms < now_ms and account.is_idle(now_ms)
         return decode(Decision, row).verdict_by_ms + self._kept_ms < now_ms

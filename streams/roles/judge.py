@@ -22,6 +22,9 @@ from streams.roles.breath import breathing
 LANES: Mapping[Lane, str] = {Lane.INTERACTIVE: TASKS_INTERACTIVE.name, Lane.BULK: TASKS_BULK.name}
 """The topic of each lane's tasks."""
 
+TENANT = "mailvet-tenant"
+"""Header of a task: whose it is, so that its turn can be told before it is read out."""
+
 T = TypeVar("T")
 
 
@@ -43,6 +46,7 @@ class Learned:
     attempt: int = 1
     past: tuple[PastAttempt, ...] = ()
     waited_ms: int = 0
+    opted_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ def judge(learned: Learned, depth: Depth, risky: frozenset[Reason], now: datetim
         attempt=learned.attempt,
         now=now,
         past=learned.past,
+        opted_out=learned.opted_out,
     )
     if not learned.waited_ms:
         return finding
@@ -114,7 +119,8 @@ def tasks(ticket: Ticket, to: Destination, items: Iterable[TaskItem], now: datet
             source=to.source,
             created_at=now,
         )
-        yield Outgoing(to.topic, f"{to.provider}#{to.shard}".encode(), encode(task))
+        key = f"{to.provider}#{to.shard}".encode()
+        yield Outgoing(to.topic, key, encode(task), ((TENANT, ticket.tenant.encode()),))
 
 
 def pieces(things: Iterable[T], size: int = MAX_TASK_ADDRESSES) -> Iterator[Sequence[T]]:

@@ -65,6 +65,10 @@ class Keyring:
             key = self._read[row, shared] = key_of(decode(KeyRecord, row), self._tenant(tenant))
         return key
 
+    def allowed(self, tenant: str) -> tuple[str, ...]:
+        """Domains of which a tenant may ask for any names."""
+        return self._tenant(tenant).allowed
+
     # -- commands -----------------------------------------------------------------------------------------------------
 
     async def command(self, record: Incoming) -> tuple[Outgoing, ...]:

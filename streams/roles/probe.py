@@ -25,6 +25,7 @@ from streams.roles.breath import Turns, breathing
 from streams.roles.credits import Credits, CreditsBy
 from streams.roles.judge import (
     LANES,
+    TENANT,
     Destination,
     Learned,
     Resolver,
@@ -100,6 +101,7 @@ class Probing:
         resolver: Resolver,
         prober: Prober,
         clock: Callable[[], int],
+        opted_out: Callable[[str], bool],
         sessions_of: Callable[[str], int] | None = None,
         cancelled: Container[str] = (),
     ) -> None:
@@ -111,6 +113,7 @@ class Probing:
         self._prober = prober
         self._clock = clock
         self._cancelled = cancelled
+        self._opted_out = opted_out
         self._computing = Turns()
         self._open = CreditsBy(lambda _: OPEN_BYTES)
         sessions_of = sessions_of or (lambda _: settings.sessions_per_provider)
@@ -131,10 +134,11 @@ class Probing:
         One that waits too long for its provider's turn makes room for others, and comes again after the shortest delay.
         """
         since_ms = self._clock()
+        who = record.headers.get(TENANT)
         async with AsyncExitStack() as turn:
             try:
                 async with asyncio.timeout(self._settings.turn_wait_s):
-                    await turn.enter_async_context(self._open.take((record.topic, record.key), len(record.value)))
+                    await turn.enter_async_context(self._open.take((record.topic, record.key), len(record.value), who))
             except TimeoutError:
                 return self._put_aside(record)
             return await self._work(decode(Task, record.value), max(0, self._clock() - since_ms))
@@ -155,7 +159,7 @@ class Probing:
         moved = [target for target in targets if self._has_moved(task, target)]
         stay = [target for target in targets if not self._has_moved(task, target)]
         learned = await self._ask_all(task, stay, waited_ms)
-        async with self._computing.take(task.ticket.lane):
+        async with self._computing.take(task.ticket.lane, task.ticket.tenant):
             return (*self._hand_on(task, moved), *await self._conclude(task, learned))
 
     def _left_s(self, task: Task) -> float:
@@ -166,12 +170,12 @@ class Probing:
     # -- where mail goes today --------------------------------------------------------------------------------------
 
     async def _targets(self, task: Task) -> list[Target]:
-        async with self._computing.take(task.ticket.lane):
+        async with self._computing.take(task.ticket.lane, task.ticket.tenant):
             prepared = [self._precheck(item.address) async for item in breathing(task.items)]
         domains = dict.fromkeys(each.domain for each in prepared if each.syntax_error is None)
         routes = await asyncio.gather(*(self._resolver.route(domain) for domain in domains))
         by_domain = dict(zip(domains, routes, strict=True))
-        async with self._computing.take(task.ticket.lane):
+        async with self._computing.take(task.ticket.lane, task.ticket.tenant):
             providers = await providers_of(by_domain)
             return [
                 Target(item, _learned(task, item, each, by_domain.get(each.domain), providers.get(each.domain)))
@@ -217,11 +221,17 @@ class Probing:
         assert route is not None and provider is not None  # noqa: S101, PT018 - _ask_all() chose them
         since_ms = self._clock()
         with self._in_flight(lane, len(piece)):
-            async with self._turns.take((lane, provider), len(piece)), self._lanes[lane].take(len(piece)):
+            tenant = task.ticket.tenant
+            async with (
+                self._turns.take((lane, provider), len(piece), tenant),
+                self._lanes[lane].take(len(piece), tenant),
+            ):
                 waited_ms += max(0, self._clock() - since_ms)
                 left_s = self._left_s(task)
                 if not left_s:
                     return []
+                if self._opted_out(piece[0].prepared.domain):  # Only now: it may have waited for hours.
+                    return [replace(learned, opted_out=True) for learned in piece]
                 probes = await self._prober.ask(
                     route,
                     shard_name(provider, task.shard, self._settings.provider_shards.get(provider, 1)),

@@ -10,10 +10,11 @@ from operator import not_
 from pydantic import Field, TypeAdapter
 
 from schemas.base import Instant, Part
-from schemas.pipeline import Attempt, AttemptEntry, Position, Settlement, Ticket
+from schemas.pipeline import Attempt, AttemptEntry, Position, Seen, Settlement, Ticket
 from schemas.result import Summary
 from schemas.vocabulary import VERDICTS, Reason, Verdict
 from streams.checks.sandbox import SANDBOX_DOMAIN
+from streams.roles.sightings import sighted
 
 _ENTRIES: TypeAdapter[tuple[AttemptEntry, ...]] = TypeAdapter(tuple[AttemptEntry, ...])
 
@@ -24,6 +25,7 @@ class Progress(Part):
     by: dict[str, tuple[int, ...]] = Field(default_factory=dict, description="Which record decided which indexes.")
     reasons: dict[Reason, int] = Field(default_factory=dict)
     given_back: int = 0
+    seen: dict[str, Seen] = Field(default_factory=dict, description="Mailboxes by domain, until the end.")
     known: tuple[str, ...] = Field(default=(), description="Records whose findings may still become the answer.")
     cancelled_at: Instant | None = Field(
         default=None, exclude_if=not_, description="When it was cancelled: what is not decided is not looked into."
@@ -85,6 +87,7 @@ def decide(before: Progress, name: str, attempt: Attempt, at: datetime) -> Progr
         changes = {
             "by": {**before.by, name: tuple(place.position.index for place in mine)},
             "reasons": {reason: reasons[reason] for reason in Reason if reason in reasons},
+            "seen": sighted(before.seen, (place.entry.finding for place in mine)),
             "given_back": before.given_back + sum(place.is_given_back for place in mine),
         }
         if not left:
@@ -96,15 +99,12 @@ def decide(before: Progress, name: str, attempt: Attempt, at: datetime) -> Progr
 
 def summary_of(ticket: Ticket, progress: Progress, finished_at: datetime) -> Summary:
     """The last record of a request, for the client."""
-    verdicts = Counter[Verdict]()
-    for reason, count in progress.reasons.items():
-        verdicts[VERDICTS[reason]] += count
     return Summary(
         request_uid=ticket.request_uid,
         request_id=ticket.request_id,
         key_id=ticket.key_id,
         total=ticket.total,
-        verdicts={verdict: verdicts[verdict] for verdict in Verdict if verdict in verdicts},
+        verdicts=_verdicts(progress),
         reasons=progress.reasons,
         charged=ticket.charged,
         given_back=min(progress.given_back, ticket.charged),
@@ -124,4 +124,13 @@ def settlement_of(ticket: Ticket, progress: Progress, finished_at: datetime) -> 
         charged_day=ticket.charged_day,
         given_back=min(progress.given_back, ticket.charged),
         finished_at=finished_at,
+        verdicts=_verdicts(progress),
+        seen=progress.seen,
     )
+
+
+def _verdicts(progress: Progress) -> dict[Verdict, int]:
+    verdicts = Counter[Verdict]()
+    for reason, count in progress.reasons.items():
+        verdicts[VERDICTS[reason]] += count
+    return {verdict: verdicts[verdict] for verdict in Verdict if verdict in verdicts}

@@ -66,6 +66,7 @@ class Route:
         precheck: Callable[[str], Prepared],
         resolver: Resolver,
         clock: Callable[[], int],
+        opted_out: Callable[[str], bool],
         cancelled: Container[str] = (),
     ) -> None:
         self._settings = settings
@@ -75,6 +76,7 @@ class Route:
         self._resolver = resolver
         self._clock = clock
         self._cancelled = cancelled
+        self._opted_out = opted_out
         self._in_work = {lane: Credits(IN_WORK) for lane in Lane}
         self._lookups = {lane: asyncio.Semaphore(LOOKUPS) for lane in Lane}
         self._turns = Turns()
@@ -93,13 +95,13 @@ class Route:
         """
         admitted = decode(Admitted, record.value)
         ticket = admitted.ticket
-        async with self._in_work[ticket.lane].take(len(admitted.addresses)):
+        async with self._in_work[ticket.lane].take(len(admitted.addresses), ticket.tenant):
             if ticket.request_uid in self._cancelled:
                 return ()
-            async with self._turns.take(ticket.lane):
+            async with self._turns.take(ticket.lane, ticket.tenant):
                 addresses = await self._read(admitted.addresses)
             routes = await self._routes(ticket, addresses)
-            async with self._turns.take(ticket.lane):
+            async with self._turns.take(ticket.lane, ticket.tenant):
                 return [record async for record in self._outputs(ticket, addresses, routes)]
 
     async def _outputs(
@@ -110,7 +112,7 @@ class Route:
         items: Groups = defaultdict(list)
         providers = await providers_of(routes)
         async for address in breathing(addresses):
-            learned = _learned(address, routes, providers)
+            learned = self._learned(address, routes, providers)
             if self._is_asked(ticket, learned):
                 items[self._destination(ticket, learned)].append(_item(learned))
             else:
@@ -143,7 +145,17 @@ class Route:
             return await self._resolver.route(domain)
 
     def _is_asked(self, ticket: Ticket, learned: Learned) -> bool:
-        return ticket.depth is Depth.SMTP and learned.route is not None and learned.route.has_hosts
+        if ticket.depth is not Depth.SMTP or learned.opted_out:
+            return False
+        return learned.route is not None and learned.route.has_hosts
+
+    def _learned(self, address: Learned, routes: Mapping[str, MailRoute], providers: Mapping[str, str]) -> Learned:
+        domain = address.prepared.domain
+        if not _is_public(address.prepared):
+            return address
+        return replace(
+            address, route=routes.get(domain), provider=providers.get(domain), opted_out=self._opted_out(domain)
+        )
 
     def _destination(self, ticket: Ticket, learned: Learned) -> Destination:
         provider = learned.provider or UNRESOLVED
@@ -164,13 +176,6 @@ class Route:
         items[to].append(_item(replace(learned, past=(past_of(finding),))))
         known = finding.model_copy(update={"next_attempt_at": again.due})
         return AttemptEntry(positions=learned.positions, final=False, finding=known)
-
-
-def _learned(address: Learned, routes: Mapping[str, MailRoute], providers: Mapping[str, str]) -> Learned:
-    prepared = address.prepared
-    if not _is_public(prepared):
-        return address
-    return replace(address, route=routes.get(prepared.domain), provider=providers.get(prepared.domain))
 
 
 def _is_public(prepared: Prepared) -> bool:

@@ -9,10 +9,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from schemas.keys import (
+    MAX_ALLOWED,
+    Allow,
     Change,
     Create,
     Define,
     Disable,
+    Disallow,
     Enable,
     KeyRecord,
     Kind,
@@ -342,3 +345,22 @@ def test_whatever_is_commanded_a_living_key_has_a_good_credential_and_a_dead_one
         assert len({v.number for v in life.key.versions}) == len(life.key.versions)
         if applied.outcome is Outcome.APPLIED:
             assert life.key.revision == (before.revision + 1 if before else 1)
+
+
+def test_domains_are_allowed_once_and_taken_back() -> None:
+    life = Life()
+    assert life.do(Allow, domain="b.example").outcome is Outcome.APPLIED
+    assert life.do(Allow, domain="b.example").outcome is Outcome.UNCHANGED
+    life.do(Allow, domain="*")
+    assert life.tenant.allowed == ("*", "b.example")
+    assert life.do(Disallow, domain="c.example").outcome is Outcome.UNCHANGED
+    assert life.do(Disallow, domain="*").outcome is Outcome.APPLIED
+    assert life.tenant.allowed == ("b.example",)
+
+
+def test_no_more_domains_are_allowed_than_a_row_should_hold() -> None:
+    full = tuple(sorted(f"d{number}.example" for number in range(MAX_ALLOWED)))
+    life = Life(TenantRecord(tenant="acme", allowed=full))
+    assert life.do(Allow, domain="d1.example").outcome is Outcome.UNCHANGED
+    assert life.do(Allow, domain="one.example").refused is Refused.TOO_MANY_DOMAINS
+    assert life.tenant.allowed == full

@@ -4,7 +4,7 @@ import pytest
 
 from ops.access.page import PAGE, with_table
 from ops.access.rights import OPERATOR_READS, OPERATOR_WRITES, ROLES, groups, of_roles, topics_needed, written
-from schemas.topics import CANCELS, DEADLETTERS, REQUESTS, RESULTS, TIERS, TOPICS, Topic
+from schemas.topics import CANCELS, DEADLETTERS, OPT_OUTS, REQUESTS, RESULTS, TIERS, TOPICS, Topic
 from streams import app
 from streams.roles.completion import Completion
 from streams.roles.gate import Gate
@@ -21,7 +21,7 @@ NOT_USED: object = None
 def subscribed(role: str) -> tuple[Topic, ...]:
     """What the role asks to be fed."""
     plain, measured, clock = settings(), metrics(), Clock()
-    asks = {"precheck": NOT_USED, "resolver": FakeResolver(), "clock": clock}
+    asks = {"precheck": NOT_USED, "resolver": FakeResolver(), "clock": clock, "opted_out": NOT_USED}
     roles = {
         "gate": lambda: Gate(plain, measured, Keyring(measured, {}, NOT_USED, plain.decisions_kept), {}, clock),
         "route": lambda: Route(plain, measured, **asks),
@@ -36,8 +36,8 @@ def subscribed(role: str) -> tuple[Topic, ...]:
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_may_read_what_it_subscribes_to_and_nothing_else(role: str) -> None:
     assert {topic.name for topic in ROLES[role].reads} == {topic.name for topic in subscribed(role)}
-    # Whoever works on addresses leaves those of requests that were cancelled.
-    assert ROLES[role].follows == ((CANCELS,) if role in ("route", "probe") else ())
+    # Whoever works on addresses leaves those of requests that were cancelled, and those of domains that opted out.
+    assert ROLES[role].follows == ((CANCELS, OPT_OUTS) if role in ("route", "probe") else ())
 
 
 def test_every_role_and_no_other_has_rights() -> None:

@@ -9,7 +9,18 @@ from aiokafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartiti
 
 from ops.cli.errors import UserError
 from ops.topics import Cluster, Existing, Remedy, compare, declared
-from schemas.topics import ADMISSIONS_BULK, KEY_COMMANDS, KEY_EVENTS, LEADING, REQUESTS, RESULTS, TOPICS, Topic
+from schemas.topics import (
+    ADMISSIONS_BULK,
+    KEY_COMMANDS,
+    KEY_EVENTS,
+    LEADING,
+    OPT_OUTS,
+    REQUESTS,
+    RESULTS,
+    TOPICS,
+    USAGE,
+    Topic,
+)
 from streams.kafka import kept_too_long
 from streams.settings import Settings
 from streams.tables import changelog_topics
@@ -100,8 +111,8 @@ def test_a_record_must_not_outlive_the_decision_on_it(config: dict[str, str], sa
 def test_as_declared_no_record_outlives_the_decision_on_it() -> None:
     kept = Settings.model_fields["decisions_kept"].default
     assert [kept_too_long(topic.name, topic.config, kept) for topic in LEADING] == [None] * len(LEADING)
-    assert not any(topic in LEADING for topic in (RESULTS, KEY_COMMANDS, KEY_EVENTS))
-    assert len(LEADING) == len(TOPICS) - 4
+    assert not any(topic in LEADING for topic in (RESULTS, KEY_COMMANDS, KEY_EVENTS, USAGE, OPT_OUTS))
+    assert len(LEADING) == len(TOPICS) - 6
 
 
 def test_for_ever_is_longer_than_any_retention() -> None:

@@ -260,3 +260,12 @@ async def test_what_is_remembered_of_an_attempt(probe: Probe, code: int | None) 
 
 def test_findings_carry_utc() -> None:
     assert utc_now().tzinfo is UTC
+
+
+async def test_a_domain_that_opted_out_is_not_asked() -> None:
+    prober = FakeProber()
+    of = verifier(prober, opted_out=lambda domain: domain == "no.test")
+    found = await verify(of, "user@no.test", "user@yes.test", "no address")
+    reasons = [Reason.DO_NOT_PROBE, Reason.MAILBOX_ACCEPTED, Reason.SYNTAX_INVALID]
+    assert [finding.reason for finding in found] == reasons
+    assert prober.asked == [("user@yes.test",)]

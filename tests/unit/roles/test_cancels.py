@@ -254,7 +254,15 @@ def test_route_looks_up_nothing_for_it() -> None:
     resolver = FakeResolver()
     cancelled = Cancelled(Clock())
     cancelled.read(order_bytes(UID))
-    role = Route(settings(), metrics(), precheck=PRECHECK, resolver=resolver, clock=Clock(), cancelled=cancelled)
+    role = Route(
+        settings(),
+        metrics(),
+        precheck=PRECHECK,
+        resolver=resolver,
+        clock=Clock(),
+        opted_out=lambda _: False,
+        cancelled=cancelled,
+    )
     assert run(role.handle(admitted(["a@x.example"]))) == ()
     [task] = run(role.handle(admitted(["a@x.example"], request_id="r2")))
     assert (task.topic, resolver.asked) == (TASKS_BULK.name, ["x.example"])

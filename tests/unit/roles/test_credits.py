@@ -78,3 +78,47 @@ async def test_names_have_credits_of_their_own_and_are_forgotten() -> None:
     await asyncio.gather(*tasks)
     assert log == ["x", "y", "x"]
     assert len(by_name) == 0
+
+
+async def hold_as(credits: Credits, count: int, who: str, log: list[str], release: asyncio.Event) -> None:
+    async with credits.take(count, who):
+        log.append(f"{who}{count}")
+        await release.wait()
+
+
+async def test_whoever_asks_for_much_holds_others_up_by_one_request_only() -> None:
+    credits, log, release = Credits(5), [], asyncio.Event()
+    asked = [(5, "flood")] * 4 + [(1, "a"), (1, "a"), (2, "b")]
+    tasks = [asyncio.create_task(hold_as(credits, count, who, log, release)) for count, who in asked]
+    await settle()
+    release.set()
+    await asyncio.gather(*tasks)
+    assert log == ["flood5", "flood5", "a1", "b2", "flood5", "a1", "flood5"]
+    assert credits.idle
+
+
+async def test_whose_turn_it_is_is_not_overtaken_by_those_who_ask_for_less() -> None:
+    credits, log, release = Credits(5), [], asyncio.Event()
+    asked = [(3, "x"), (4, "large"), (1, "small")]
+    tasks = [asyncio.create_task(hold_as(credits, count, who, log, release)) for count, who in asked]
+    await settle()
+    assert log == ["x3"]
+    release.set()
+    await asyncio.gather(*tasks)
+    assert log == ["x3", "large4", "small1"]
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_who_gives_up_in_the_moment_of_its_turn_takes_nothing(others: int) -> None:
+    credits = Credits(1)
+    async with credits.take(1):
+        waiting = [asyncio.create_task(hold_as(credits, 1, "a", [], asyncio.Event())) for _ in range(1 + others)]
+        await settle()
+        waiting[0].cancel()
+    await settle()
+    assert waiting[0].cancelled()
+    assert credits.idle is (others == 0)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert credits.idle

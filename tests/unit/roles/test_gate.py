@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from schemas.pipeline import Settlement
 from schemas.request import MAX_REQUEST_BYTES, request_uid
-from schemas.topics import ADMISSIONS_BULK, ADMISSIONS_INTERACTIVE, ADMITTED_BULK, ADMITTED_INTERACTIVE, RESULTS
+from schemas.topics import (
+    ADMISSIONS_BULK,
+    ADMISSIONS_INTERACTIVE,
+    ADMITTED_BULK,
+    ADMITTED_INTERACTIVE,
+    RESULTS,
+    USAGE,
+)
 from schemas.vocabulary import Depth, Lane
 from streams.access.credentials import mint
 from streams.access.keys import Allowance, ConfiguredKey, Key, KeyStore
@@ -481,6 +488,9 @@ def test_rows_end_when_nobody_can_ask_for_them() -> None:
     assert world.gate.expire(NOW_MS + 3 * DAY_MS) == 0
     assert world.gate.expire(NOW_MS + 3 * 3_600_000 + 4 * DAY_MS) == 0
     assert world.gate.expire(NOW_MS + 3 * 3_600_000 + 4 * DAY_MS + 1) == 1
+    assert list(world.ledger) == [b"acme:account", b"acme:account:k1", b"acme:usage:k1:2026-03-10"]
+    assert [output.topic for output in world.gate.report(NOW_MS)] == [USAGE.name], "else the row would stay"
+    assert world.gate.expire(NOW_MS + 8 * DAY_MS) == 1
     assert list(world.ledger) == [b"acme:account", b"acme:account:k1"]
     assert world.gate.expire(NOW_MS + 20 * DAY_MS) == 0, "the month goes on"
     assert world.gate.expire(NOW_MS + 30 * DAY_MS) == 2

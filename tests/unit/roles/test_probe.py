@@ -13,6 +13,7 @@ from schemas.topics import ATTEMPTS, RETRIES_5M, RETRIES_15M, RETRIES_60M, TASKS
 from schemas.vocabulary import Depth, Lane, Stage
 from streams.checks.evidence import Failure, Probe
 from streams.checks.lists import Lists
+from streams.checks.optouts import OptOuts
 from streams.checks.precheck import Precheck
 from streams.codec import encode
 from streams.dns.answers import MailRoute, RouteKind
@@ -75,6 +76,7 @@ class World:
     ) -> None:
         self.prober = FakeProber(answers or ANSWERS)
         self.clock = Clock()
+        self.opted_out = OptOuts()
         self.metrics = metrics()
         self.role = Probing(
             settings(**changes),
@@ -84,6 +86,7 @@ class World:
             prober=self.prober,
             clock=self.clock,
             sessions_of=sessions_of,
+            opted_out=self.opted_out,
         )
 
     def handle(self, record: Incoming) -> list[Outgoing]:
@@ -336,6 +339,17 @@ def test_tasks_wait_as_bytes_until_it_is_nearly_their_turn(monkeypatch: pytest.M
 
     assert asyncio.run(play()) == ["a@x.example", "c@y.example"]
     assert opened[2:] == ["b@x.example"]
+
+
+def test_a_domain_that_opts_out_while_its_task_waits_is_not_asked() -> None:
+    world = World()
+    world.opted_out.put("no.example", listed=True)
+    outputs = run(world.role.handle(task(["a@no.example", "b@yes.example"])))
+    assert [asked for _, asked, _ in world.prober.asked] == [("b@yes.example",)]
+    [attempt] = values(outputs, ATTEMPTS.name)
+    reasons = {entry["positions"][0]["index"]: entry["finding"]["reason"] for entry in attempt["entries"]}
+    assert reasons == {0: "do_not_probe", 1: "mailbox_accepted"}
+    assert all(entry["final"] for entry in attempt["entries"])
 
 
 # -- a provider that keeps everybody waiting -------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 from schemas.topics import ATTEMPTS, RETRIES_5M, TASKS_BULK, TASKS_INTERACTIVE
 from schemas.vocabulary import Depth, Lane
 from streams.checks.lists import Lists
+from streams.checks.optouts import OptOuts
 from streams.checks.precheck import Precheck
 from streams.dns.answers import MailRoute, RouteKind
 from streams.records import Outgoing, Unusable
@@ -30,7 +31,12 @@ PRECHECK = Precheck(Lists(disposable=frozenset(), free=frozenset(), roles=frozen
 
 
 def routed(
-    addresses: list[str], routes: dict[str, MailRoute] | None = None, *, shards: Any = (), **ticket: Any
+    addresses: list[str],
+    routes: dict[str, MailRoute] | None = None,
+    *,
+    shards: Any = (),
+    opted_out: Any = (),
+    **ticket: Any,
 ) -> list[Outgoing]:
     role = Route(
         settings(provider_shards=dict(shards)),
@@ -38,6 +44,7 @@ def routed(
         precheck=PRECHECK,
         resolver=FakeResolver(routes or {}),
         clock=Clock(),
+        opted_out=OptOuts(opted_out),
     )
     return list(run(role.handle(admitted(addresses, **ticket))))
 
@@ -127,7 +134,7 @@ def test_dns_that_does_not_answer_is_the_answer_when_there_is_no_later(ticket: d
 
 def test_the_sandbox_asks_nobody_and_is_final() -> None:
     resolver = FakeResolver()
-    role = Route(settings(), metrics(), precheck=PRECHECK, resolver=resolver, clock=Clock())
+    role = Route(settings(), metrics(), precheck=PRECHECK, resolver=resolver, clock=Clock(), opted_out=OptOuts())
     outputs = list(run(role.handle(admitted(["mailbox-full@sandbox.mailvet.test", "greylisted@sandbox.mailvet.test"]))))
     assert [(e["final"], e["finding"]["reason"]) for e in entries(outputs)] == [
         (True, "mailbox_full"),
@@ -138,7 +145,7 @@ def test_the_sandbox_asks_nobody_and_is_final() -> None:
 
 def test_depth_syntax_asks_nobody() -> None:
     resolver = FakeResolver()
-    role = Route(settings(), metrics(), precheck=PRECHECK, resolver=resolver, clock=Clock())
+    role = Route(settings(), metrics(), precheck=PRECHECK, resolver=resolver, clock=Clock(), opted_out=OptOuts())
     outputs = list(run(role.handle(admitted(["a@x.example", "no"], depth=Depth.SYNTAX))))
     assert [e["finding"]["reason"] for e in entries(outputs)] == ["not_probed", "syntax_invalid"]
     assert resolver.asked == []
@@ -156,7 +163,7 @@ def test_depth_dns_asks_dns_alone() -> None:
 
 def test_each_domain_is_looked_up_once() -> None:
     resolver = FakeResolver()
-    role = Route(settings(), metrics(), precheck=PRECHECK, resolver=resolver, clock=Clock())
+    role = Route(settings(), metrics(), precheck=PRECHECK, resolver=resolver, clock=Clock(), opted_out=OptOuts())
     run(role.handle(admitted([f"a{n}@d{n % 3}.example" for n in range(60)])))
     assert sorted(resolver.asked) == ["d0.example", "d1.example", "d2.example"]
 
@@ -185,10 +192,25 @@ def test_the_lane_of_the_ticket_is_the_lane_of_its_tasks() -> None:
 
 
 def test_what_is_no_admitted_request_is_a_dead_letter() -> None:
-    role = Route(settings(), metrics(), precheck=PRECHECK, resolver=FakeResolver(), clock=Clock())
+    role = Route(settings(), metrics(), precheck=PRECHECK, resolver=FakeResolver(), clock=Clock(), opted_out=OptOuts())
     assert [s.topic.name for s in role.subscriptions()] == [
         "mailvet.admitted.interactive.v1",
         "mailvet.admitted.bulk.v1",
     ]
     with pytest.raises(Unusable, match="not_json"):
         run(role.handle(Log("mailvet.admitted.bulk.v1").append(b"?")))
+
+
+def test_a_domain_that_opted_out_and_those_below_it_are_not_asked() -> None:
+    outputs = routed(
+        ["a@no.example", "b@sub.no.example", "c@yes.example", "d@no.example.org"], opted_out={"no.example"}
+    )
+    asked = [item["address"] for task in values(outputs, TASKS_BULK.name) for item in task["items"]]
+    assert sorted(asked) == ["c@yes.example", "d@no.example.org"]
+    assert {(entry["finding"]["reason"], entry["final"]) for entry in entries(outputs)} == {("do_not_probe", True)}
+    assert covered(outputs) == [0, 1, 2, 3]
+
+
+def test_a_domain_that_opted_out_and_has_no_mail_is_said_to_have_none() -> None:
+    routes = {"no.example": no_route("no.example", RouteKind.NULL_MX)}
+    assert entries(routed(["a@no.example"], routes, opted_out={"no.example"}))[0]["finding"]["reason"] == "null_mx"

@@ -103,6 +103,7 @@ class World:
 
     def expire(self) -> None:
         for _ in range(2):  # What is found on one round is gone on the next.
+            list(self.gate.report(self.clock()))
             self.gate.expire(self.clock())
             self.completion.expire(self.clock())
 

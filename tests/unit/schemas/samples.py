@@ -22,6 +22,7 @@ from schemas.keys import (
     TenantRecord,
     Version,
 )
+from schemas.optouts import OptOut, OptOutChange
 from schemas.pipeline import (
     Admitted,
     Attempt,
@@ -30,6 +31,7 @@ from schemas.pipeline import (
     DeadLetter,
     Position,
     Replayed,
+    Seen,
     Settlement,
     Task,
     TaskItem,
@@ -49,6 +51,7 @@ from schemas.result import (
     Summary,
     Timing,
 )
+from schemas.usage import Usage
 from schemas.vocabulary import Depth, Lane, Reason, Stage, Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -135,6 +138,7 @@ TENANT = TenantRecord(
     policies={"small": Policy(rate_per_s=1)},
     suspended="harvesting",
     commanded_at=AT,
+    allowed=("example.com",),
 )
 
 SAMPLES: dict[str, BaseModel] = {
@@ -205,6 +209,26 @@ SAMPLES: dict[str, BaseModel] = {
         charged_day="2026-03-10",
         given_back=1,
         finished_at=AT,
+        verdicts={Verdict.DELIVERABLE: 1, Verdict.UNKNOWN: 1},
+        seen={"example.com": Seen(unknown=(1, 2), found=(3,), counted=())},
+    ),
+    "usage": Usage(
+        tenant="acme",
+        key="k1",
+        day="2026-03-10",
+        revision=3,
+        requests=1,
+        addresses=2,
+        refused={Reason.RATE_EXCEEDED: 1},
+        settled=1,
+        verdicts={Verdict.DELIVERABLE: 1, Verdict.UNKNOWN: 1},
+        given_back=1,
+        seconds=0.25,
+        latency=(0, 1, *(0,) * 12),
+    ),
+    "opt_out": OptOut(
+        domain="example.org",
+        changes=(OptOutChange(listed=True, actor="ops", why="asked by mail", at=AT),),
     ),
     "key_command": Rotate(
         command_id="0" * 32,
