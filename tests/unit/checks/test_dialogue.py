@@ -527,6 +527,23 @@ async def test_a_provider_that_serves_well_is_asked_over_more_sessions_at_once()
     assert pool.most == 3
 
 
+async def test_a_provider_that_bears_fewer_sessions_is_left_by_those_beyond_them() -> None:
+    pool = FakePool(policies=PolicyBook(ProviderPolicy(sessions=8)))
+    open_now: list[int] = []
+
+    def server(address: str) -> Reply:
+        open_now.append(pool.open)
+        if len(open_now) == 80:
+            pool.earned = -6
+        return OK
+
+    pool.server = server
+    probes = await ask(pool, *[f"user{n}" for n in range(400)])
+    assert all(probe.reply == OK for probe in probes)
+    assert set(open_now[:80]) == {8}
+    assert max(open_now[160:]) == 2, "each of them has ended its write, and gone"
+
+
 # -- ways out -----------------------------------------------------------------------------------------------------
 
 
