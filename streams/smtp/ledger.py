@@ -169,8 +169,12 @@ class Ledger(Generic[C]):
     # Connections
 
     def give_back(self, connection: C) -> None:
-        """A connection that is whole comes back: to the next waiter, or to rest."""
+        """A connection that is whole comes back: to the next waiter or to rest; where fewer are allowed now, it ends."""
         account = self.accounts[connection.place]
+        if account.open > account.limit:
+            self.closing.append((connection, Life.DRAINING, "sessions fewer"))
+            self.gone(connection.place)
+            return
         account.idle.setdefault(connection.key, []).append(connection)
         self.idle[connection] = None
         self._serve(account)
@@ -244,8 +248,9 @@ class Ledger(Generic[C]):
         if (connection := self._take_idle(claim)) is not None:
             claim.grant(connection)
             return True
-        if account.open >= account.limit and not self._evict_own(account):
-            return False
+        while account.open >= account.limit:
+            if not self._evict_own(account):
+                return False
         if self.open >= self.total and not self._evict_oldest(account):
             self._starved[account] = None
             return False

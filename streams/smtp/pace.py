@@ -45,6 +45,10 @@ class Throttle:
         self._tokens -= count
         return wait
 
+    def give_back(self, count: int) -> None:
+        """Who could not wait did nothing: those who come later do not wait for it."""
+        self._tokens += count
+
     def complained(self, now: float) -> bool:
         """A server said that it is too fast; true when the rate has changed."""
         if now < self._stepped + STEP_S:

@@ -342,9 +342,11 @@ class SMTPPool:
 
     def _withdraw_unless_granted(self, claim: Claim[SMTPConnection]) -> bool:
         with self._lock:
-            if not claim.granted:
+            granted = claim.granted
+            if not granted:
                 self._ledger.withdraw(claim)
-            return claim.granted
+        self._close_struck()
+        return granted
 
     def _withdraw(self, claim: Claim[SMTPConnection]) -> None:
         with self._lock:
@@ -463,6 +465,8 @@ class SMTPPool:
         if wait:
             Turn().wait(min(wait, deadline - now))
         if now + wait > deadline:
+            with self._lock:
+                account.pace.connections.give_back(1)
             raise PoolTimeout(f"no further connection with {account.name} may be opened in time")
 
     def _dial_failed(
@@ -490,7 +494,7 @@ class SMTPPool:
         if attempt.way_failed:
             if self._ways.failed(account.way, now, self._rng()):
                 self._notice(account, Kind.WAY, "down")
-        elif attempt.local or now >= deadline:
+        elif attempt.local or now >= deadline - _EARLY_S:
             self._ways.abandoned(account.way)
         else:
             self._way_works(account)
@@ -670,7 +674,7 @@ class SMTPPool:
         for place in self._warm:
             account = self._ledger.account(place)
             if not account.waiting and self._ledger.open < self._ledger.total:
-                yield from [place] * (account.policy.warm - account.open)
+                yield from [place] * (min(account.policy.warm, account.limit) - account.open)
 
     def _warm_up(self, place: Place) -> None:
         """Open one of the sessions that are kept."""

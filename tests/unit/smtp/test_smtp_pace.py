@@ -21,6 +21,14 @@ def test_a_large_write_is_paid_for_by_the_next():
     assert throttle.reserve(1, 99.0) == 0.0
 
 
+def test_whoever_gives_up_leaves_no_debt():
+    throttle = Throttle(1)
+    assert throttle.reserve(11, 0.0) == 0.0
+    for _ in range(5):
+        assert throttle.reserve(7, 0.0) == pytest.approx(10.0)
+        throttle.give_back(7)
+
+
 @given(st.lists(st.tuples(st.floats(0, 2), st.integers(1, 20)), min_size=1, max_size=50), st.floats(0.5, 50))
 def test_over_time_no_more_than_the_rate(asks, rate):
     throttle, now = Throttle(rate), 0.0
