@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from schemas.vocabulary import Lane
-from streams.checks.dialogue import Prober
+from streams.checks.dialogue import Prober, kept_for_interactive
 from streams.checks.lists import Lists
 from streams.checks.precheck import Precheck
 from streams.checks.providers import directory
@@ -77,6 +77,7 @@ async def open_core(
         ways=outbound.ways,
         policies=policies,
         total=settings.sessions_total,
+        kept_free=kept_for_interactive,
         on_event=observer.on_event if observer else None,
         on_notice=observer.on_notice if observer else None,
     )

@@ -50,10 +50,15 @@ def lane_sessions(limit: int, lane: Lane | None) -> int:
 
     Without a lane there is nobody to share with. A limit of one can't be split: then both lanes take turns in the pool.
     """
-    if lane is None or limit <= 1:
+    interactive = kept_for_interactive(limit)
+    if lane is None or not interactive:
         return limit
-    interactive = max(1, limit // 4)
     return interactive if lane is Lane.INTERACTIVE else limit - interactive
+
+
+def kept_for_interactive(limit: int) -> int:
+    """What bulk work leaves free though nobody may want it; the pool counts it as used when it looks for growth."""
+    return max(1, limit // 4) if limit > 1 else 0
 
 
 class Prober:

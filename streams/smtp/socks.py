@@ -29,8 +29,9 @@ def unconnected(error: OSError) -> NoPassage:
     if isinstance(error, TimeoutError):
         return NoPassage(DialFailure.TIMEOUT, "the proxy does not answer", way_failed=True)
     # asyncio writes the address into the words of its errors.
-    by_name = isinstance(error, socket.gaierror) or not error.errno
-    words = error.strerror if by_name else os.strerror(error.errno)
+    words = error.strerror
+    if error.errno and not isinstance(error, socket.gaierror):
+        words = os.strerror(error.errno)
     return _own(error, f"the proxy can't be reached: {words or type(error).__name__}")
 
 

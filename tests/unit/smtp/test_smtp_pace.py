@@ -111,6 +111,16 @@ def test_nothing_is_believed_that_was_not_tried():
     assert breadth.blank
 
 
+def test_what_callers_keep_free_need_not_be_in_use():
+    breadth = Breadth(4, 10, kept_free=lambda limit: limit // 4)
+    breadth.used = 2
+    assert not any(breadth.content(0.0) for _ in range(100))
+    for expected, used in ((5, 3), (6, 4), (7, 5)):
+        breadth.used = used
+        assert any(breadth.content(0.0) for _ in range(expected))
+        assert breadth.limit == expected
+
+
 def test_without_a_higher_bound_it_stays_as_it_is():
     assert widened(Breadth(4, 0), 500) == 4
 
