@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from streams.smtp.errors import LocalProtocolError, RemoteProtocolError
 from streams.smtp.policy import Usage
-from streams.smtp.replies import Reply, ReplyParser
+from streams.smtp.replies import Reply, ReplyParser, kept
 
 MAX_COMMAND = 512
 """Octets of a command line with its CRLF (RFC 5321 section 4.5.3.1.4)."""
@@ -213,6 +213,7 @@ class Session:
         self._forget_transaction()
 
     def _match(self, reply: Reply, answers: list[tuple[Verb, Reply]]) -> None:
+        reply = kept(reply)
         if not self._in_flight:
             self.surplus = reply.code != 421
             self.end(Ended.PROTOCOL if self.surplus else Ended.CLOSED, f"a reply that nobody asked for: {reply}")

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.result import MAX_TEXT_BYTES
 from schemas.vocabulary import Stage
+from streams.checks import reply_text
 from streams.checks.reply_rules import match
 from streams.checks.reply_text import enhanced_of, fold, parse_reply, printable, unwrap, without_addresses
 from streams.smtp.replies import Reply
@@ -149,3 +151,11 @@ def test_the_rules_read_every_reply_alike_without_its_addresses(line: str) -> No
 @pytest.mark.parametrize("line", ["5.1.\u0661 x", "x (5.\uff11.1)"])
 def test_digits_of_an_enhanced_code_are_ascii(line: str) -> None:
     assert enhanced_of(Reply(550, (line,))) is None
+
+
+def test_long_texts_are_remembered_by_what_is_shown_of_them(monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(reply_text, "_made_printable", lambda text: asked.append(text) or text)
+    for end in ("a", "b" * 100_000):
+        printable("é" * 3 * MAX_TEXT_BYTES + end)
+    assert [len(text) for text in asked] == [2 * MAX_TEXT_BYTES] * 2
