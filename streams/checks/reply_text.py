@@ -144,7 +144,7 @@ def without_addresses(reply: Reply, asked: str = "") -> Reply:
 
 
 def _without_addresses(line: str, asked: str) -> str:
-    short = line.replace(f"<{asked}>", "<@>")
+    short = line.replace(f"<{asked}>", "<@>") if asked else line
     return short if short.count("@") == short.count("<@>") else _ADDRESS.sub("@", short)
 
 

@@ -141,6 +141,12 @@ def test_a_reply_without_addresses_means_what_it_meant() -> None:
     assert without_addresses(reply, "alice@a.test") == without_addresses(reply)
 
 
+def test_the_null_sender_is_no_address() -> None:
+    reply = Reply(550, ("5.1.7 <>: refused, ask bob@b.test",))
+    assert without_addresses(reply) == Reply(550, ("5.1.7 <>: refused, ask @",))
+    assert fold(without_addresses(reply)) == fold(reply)
+
+
 @pytest.mark.parametrize("line", (Path(__file__).parent / "replies.txt").read_text("utf-8").splitlines())
 def test_the_rules_read_every_reply_alike_without_its_addresses(line: str) -> None:
     reply = parse_reply(line.partition("|")[2])
