@@ -590,11 +590,11 @@ async def test_a_way_that_could_not_reach_anybody_is_named() -> None:
 @pytest.mark.parametrize("lane", [Lane.BULK, None])
 def test_a_lane_that_has_a_provider_for_itself_earns_more_sessions_too(lane: Lane | None) -> None:
     async def main() -> None:
-        pool = pool_on(FakeNet(), kept_free=kept_for_interactive, sessions=4, sessions_max=16)
+        pool = pool_on(FakeNet(), kept_free=kept_for_interactive, sessions=4, sessions_max=8)
         of = Prober(pool, clock=asyncio.get_running_loop().time)
         addresses = [f"user{n}@a.test" for n in range(2000)]
         await of.ask(route(), "p", prepare(*addresses), lane=lane, timeout=600)
-        assert pool.sessions("p") == 16
+        assert pool.sessions("p") == 8
         await pool.close()
 
     run(main())
