@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from schemas.vocabulary import Lane
-from streams.checks.dialogue import Prober
+from streams.checks.dialogue import Prober, kept_for_interactive
 from streams.checks.lists import Lists, read_domains
 from streams.checks.optouts import OptOuts
 from streams.checks.precheck import Precheck
@@ -81,6 +81,7 @@ async def open_core(
         ways=outbound.ways,
         policies=policies,
         total=settings.sessions_total,
+        kept_free=kept_for_interactive,
         on_event=observer.on_event if observer else None,
         on_notice=observer.on_notice if observer else None,
     )

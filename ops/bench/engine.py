@@ -157,6 +157,7 @@ def _fork(config: EngineConfig, addresses: list[str], up: tuple[int, int], go: t
         os._exit(0)
     except BaseException as error:  # noqa: BLE001  whatever it is, the process ends here
         print(f"a share of the benchmark failed: {error!r}", file=sys.stderr, flush=True)
+        os.write(up[1], b".")  # the others are not to wait for it
         os._exit(1)
 
 

@@ -2,7 +2,6 @@
 
 import os
 import pwd
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ops.brokers.daemon import Daemon
@@ -38,17 +37,8 @@ nowhere:
 class Exim(MailServer):
     """One daemon for all of its addresses; the limits that matter to a client count for each connection."""
 
-    def __init__(
-        self,
-        addresses: Sequence[str] = ("127.89.2.1",),
-        *,
-        port: int = 0,
-        domains: str = r"\.test$",
-        known: str = "^user",
-        settings: Mapping[str, str] | None = None,
-        tls: Path | None = None,
-    ) -> None:
-        super().__init__("exim", addresses, port=port, domains=domains, known=known, settings=settings, tls=tls)
+    NAME = "exim"
+    ADDRESS = "127.89.2.1"
 
     def log(self) -> str:
         path = self.folder / "log/mainlog"

@@ -1,6 +1,5 @@
 """Postfix as Debian ships it, with its default limits, on loopback addresses."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ops.brokers.daemon import Daemon
@@ -36,17 +35,8 @@ class Postfix(MailServer):
     services together, and each transaction takes one that only a delivered message gives back.
     """
 
-    def __init__(
-        self,
-        addresses: Sequence[str] = ("127.89.1.1",),
-        *,
-        port: int = 0,
-        domains: str = r"\.test$",
-        known: str = "^user",
-        settings: Mapping[str, str] | None = None,
-        tls: Path | None = None,
-    ) -> None:
-        super().__init__("postfix", addresses, port=port, domains=domains, known=known, settings=settings, tls=tls)
+    NAME = "postfix"
+    ADDRESS = "127.89.1.1"
 
     def log(self) -> str:
         path = self.folder / "maillog"

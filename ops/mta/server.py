@@ -10,7 +10,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from ops.brokers.base import BrokerError, free_port
 from ops.brokers.daemon import Daemon, wait_until
@@ -111,10 +111,13 @@ class MailServer(Server):
     and its certificate, without which the server then takes no mail (530).
     """
 
+    NAME: ClassVar[str]
+    ADDRESS: ClassVar[str]
+    """Where it listens if nothing else is said."""
+
     def __init__(
         self,
-        name: str,
-        addresses: Sequence[str],
+        addresses: Sequence[str] = (),
         *,
         port: int = 0,
         domains: str = r"\.test$",
@@ -122,12 +125,12 @@ class MailServer(Server):
         settings: Mapping[str, str] | None = None,
         tls: Path | None = None,
     ) -> None:
-        self.addresses = tuple(addresses)
+        self.addresses = tuple(addresses) or (self.ADDRESS,)
         self.port = port or free_port()
         self.domains, self.known = domains, known
         self.settings = dict(settings or {})
         self.tls = tls
-        super().__init__(name)
+        super().__init__(self.NAME)
 
     def stop(self) -> None:
         """The same, and nobody listens on its port any more: children may outlive their master for a moment."""

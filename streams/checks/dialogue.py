@@ -50,10 +50,15 @@ def lane_sessions(limit: int, lane: Lane | None) -> int:
 
     Without a lane there is nobody to share with. A limit of one can't be split: then both lanes take turns in the pool.
     """
-    if lane is None or limit <= 1:
+    interactive = kept_for_interactive(limit)
+    if lane is None or not interactive:
         return limit
-    interactive = max(1, limit // 4)
     return interactive if lane is Lane.INTERACTIVE else limit - interactive
+
+
+def kept_for_interactive(limit: int) -> int:
+    """What bulk work leaves free though nobody may want it; the pool counts it as used when it looks for growth."""
+    return max(1, limit // 4) if limit > 1 else 0
 
 
 class Prober:
@@ -131,16 +136,22 @@ class Prober:
 
     def _staff(self, queue: ProviderQueue) -> None:
         """As many sessions as the waiting addresses call for, within the lane's share of the provider's limit."""
-        limit = self._lane_sessions(self._pool.sessions(queue.provider, queue.way), queue.lane)
-        while queue.sessions < min(limit, queue.sessions_wanted):
+        while queue.sessions < min(self._share(queue), queue.sessions_wanted):
             queue.sessions += 1
             task = asyncio.get_running_loop().create_task(self._serve(queue))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def _share(self, queue: ProviderQueue) -> int:
+        return self._lane_sessions(self._pool.sessions(queue.provider, queue.way), queue.lane)
+
+    def _overstaffed(self, queue: ProviderQueue) -> bool:
+        """The provider bears fewer sessions than it did: those beyond its share would keep the other lane waiting."""
+        return queue.sessions > max(1, self._share(queue))
+
     async def _serve(self, queue: ProviderQueue) -> None:
         try:
-            while (job := queue.head()) is not None:
+            while not self._overstaffed(queue) and (job := queue.head()) is not None:
                 if (held := self._brake.held(queue.provider, job.domain)) is not None:
                     self._refuse(queue, queue.take_alike(job), held)
                 else:
@@ -208,7 +219,7 @@ class Prober:
             queue.add(reversed(chunk), front=True)
             raise
         self._staff(queue)  # the provider may have earned one session more
-        return answers.ended is None and connection.room > 0
+        return answers.ended is None and connection.room > 0 and not self._overstaffed(queue)
 
     def _unheld(self, queue: ProviderQueue, chunk: Sequence[Job]) -> list[Job]:
         """Those of a chunk that may be asked; the others hear at once what holds them back."""

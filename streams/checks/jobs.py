@@ -140,6 +140,7 @@ class ProviderQueue:
         "accepted",
         "answered",
         "asking",
+        "followed",
         "lane",
         "provider",
         "refused",
@@ -156,6 +157,8 @@ class ProviderQueue:
         self.size = 0
         self.answered = self.refused = 0
         """Recipients so far, and those of them that were refused."""
+        self.followed = 0
+        """Addresses that came when others had been answered."""
         self.asking: set[str] = set()
         """Domains whose impossible recipient is queued or in flight."""
         self.accepted: dict[str, list[tuple[Job, Probe]]] = {}
@@ -166,9 +169,13 @@ class ProviderQueue:
 
     @property
     def sessions_wanted(self) -> int:
-        """As many as the waiting addresses call for: each lasts until its errors are used up, by what was refused."""
+        """As many as the addresses call for: each lasts until its errors are used up, by what was refused.
+
+        Those that followed count again: what waits is only what senders have in hand at a time (the probe role a few
+        hundred of a provider), and where more has followed, more will.
+        """
         lasts = PER_SESSION * (self.answered + PER_SESSION) // (self.refused + PER_SESSION)
-        return -(-self.size // min(lasts, MOST_PER_SESSION))
+        return min(-(-(self.size + self.followed) // min(lasts, MOST_PER_SESSION)), -(-self.size // PER_SESSION))
 
     def add(self, jobs: Iterable[Job], *, front: bool = False) -> None:
         """Queue jobs; ``front`` is for those that were taken and came back, last one first."""
@@ -179,6 +186,7 @@ class ProviderQueue:
                 group = self._groups.get(key) or self._open(key, job)
             (group.jobs.appendleft if front else group.jobs.append)(job)
             self.size += 1
+            self.followed += bool(self.answered) and not front
 
     def head(self) -> Job | None:
         """The next job that somebody waits for; the stale ones before it are dropped."""

@@ -144,7 +144,7 @@ def without_addresses(reply: Reply, asked: str = "") -> Reply:
 
 
 def _without_addresses(line: str, asked: str) -> str:
-    short = line.replace(f"<{asked}>", "<@>")
+    short = line.replace(f"<{asked}>", "<@>") if asked else line
     return short if short.count("@") == short.count("<@>") else _ADDRESS.sub("@", short)
 
 
@@ -152,12 +152,10 @@ def printable(text: str) -> str:
     """At most 512 bytes of UTF-8 with nothing in it that a terminal, a log or a page would act upon."""
     if len(text) <= MAX_TEXT_BYTES and text.isascii() and text.isprintable():
         return text.strip()
-    return _made_printable(text)
+    return _made_printable(text[: MAX_TEXT_BYTES * 2])
 
 
 @lru_cache(maxsize=4096)
 def _made_printable(text: str) -> str:
-    shown = text[: MAX_TEXT_BYTES * 2]
-    if not shown.isprintable():
-        shown = "".join(char if char.isprintable() else " " for char in shown)
+    shown = text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
     return shown.strip().encode(errors="replace")[:MAX_TEXT_BYTES].decode(errors="ignore")

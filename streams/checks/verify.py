@@ -119,7 +119,7 @@ class Verifier:
             attempt, delay = attempt + 1, next(delays, None)
             findings = await self._attempt(group, depth, attempt, way)
             # Whoever was greylisted is asked for again from the same address.
-            way = next((finding.evidence.way for finding in findings if finding.retryable), None)
+            way = next((each.evidence.way for each in findings if _heard_later(each)), way)
             later = []
             for asked, finding in zip(group, findings, strict=True):
                 if finding.retryable and delay is not None:
@@ -179,3 +179,8 @@ class Verifier:
             timeout=self.timeout_s,
             source=way,
         )
+
+
+def _heard_later(finding: Finding) -> bool:
+    """A server said so, and its way is known."""
+    return finding.retryable and finding.evidence.smtp_code is not None and finding.evidence.way is not None

@@ -68,6 +68,23 @@ def too_many(reply: Reply) -> bool:
     return reply.code in (452, 552) and "too many recipients" in reply.text.lower()
 
 
+_ADDRESSES = re.compile(r"<[^<>]*>|\S*@\S*")
+
+
+def _own_words(reply: Reply) -> str:
+    """What the server says itself, in lower case: an address that it quotes was chosen by somebody else."""
+    return _ADDRESSES.sub("@", reply.text.lower())
+
+
+_SUBJECT = re.compile(r"(?:[245]\.\d{1,3}\.\d{1,3} +)?<([^<>]+@[^<>]+)>")
+
+
+def _subject(reply: Reply) -> str | None:
+    """Whom a reply is about, where it begins with that, as Postfix's refusals and all of Sendmail's replies do."""
+    found = _SUBJECT.match(reply.lines[0]) if "@" in reply.lines[0] else None
+    return found[1].lower() if found else None
+
+
 _SEVERAL_DOMAINS = re.compile(r"\b(multiple|several|different|many|one|single|other)\b.*\bdomains?\b.*\btransaction")
 
 
@@ -76,7 +93,9 @@ def several_domains(reply: Reply) -> bool:
 
     Google says it with 451 4.3.0 ("multiple destination domains per transaction").
     """
-    return not reply.positive and "transaction" in (text := reply.text.lower()) and bool(_SEVERAL_DOMAINS.search(text))
+    if reply.positive or "transaction" not in reply.text.lower():
+        return False
+    return bool(_SEVERAL_DOMAINS.search(_own_words(reply)))
 
 
 _OUT_OF_STEP = frozenset({421, 500, 501, 503, 554})
@@ -89,7 +108,7 @@ def out_of_step(reply: Reply) -> bool:
     """
     if reply.code not in _OUT_OF_STEP:
         return False
-    text = reply.text.lower()
+    text = _own_words(reply)
     return "pipelining" in text or "synchronization" in text or "synchronisation" in text
 
 
@@ -101,10 +120,13 @@ class Exchange:
     """
 
     __slots__ = (
+        "_asked_before",
         "_fitted",
         "_learned",
         "_mail",
+        "_recipients",
         "_replies",
+        "_sender",
         "_sent",
         "_session",
         "_smtputf8",
@@ -131,6 +153,9 @@ class Exchange:
     ) -> None:
         """:raises LocalProtocolError: an address that must not be written; nothing was."""
         self._session = session
+        self._sender = sender
+        self._recipients = recipients
+        self._asked_before = session.last_recipient
         self._learned = learned
         self._smtputf8 = smtputf8
         self._replies: list[Reply | None] = [None] * len(recipients)
@@ -181,6 +206,8 @@ class Exchange:
             first = self._session.usage.answered <= (verb is Verb.RCPT)
             self.told_off |= reply.code == 421 and first
             self._void |= self.pipelined and out_of_step(reply)
+            if self._is_for_another(step, reply):
+                self._session.lose_step(f"the reply to another command: {reply}")
             if verb is Verb.MAIL:
                 self._take_mail(reply)
             elif verb is Verb.RCPT:
@@ -214,7 +241,17 @@ class Exchange:
         if step.verb is Verb.RCPT and (self._fitted is not None or not self._session.in_transaction):
             return False
         self._session.say(step.verb, domain=step.domain, smtputf8=self._smtputf8)
+        if step.verb is Verb.RCPT:
+            self._session.last_recipient = self._recipients[step.place]
         return True
+
+    def _is_for_another(self, step: Step, reply: Reply) -> bool:
+        """It begins with the address of somebody else that was asked for: one reply was too many, or too few."""
+        subject = _subject(reply)
+        if subject is None or (step.verb is Verb.RCPT and self._recipients[step.place].lower() == subject):
+            return False
+        asked = {address.lower() for address in (*self._recipients, self._asked_before)}
+        return subject in asked and subject != self._sender.lower()
 
     def _take_mail(self, reply: Reply) -> None:
         if not reply.positive and self._mail is None:

@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 from streams.smtp.breaker import Health
 from streams.smtp.hosts import Host
 from streams.smtp.lifecycle import Life
-from streams.smtp.pace import Pace
+from streams.smtp.pace import Pace, nothing_kept_free
 from streams.smtp.policy import Learned, PolicyBook, ProviderPolicy
 
 MAX_LEARNED = 10_000
@@ -109,8 +109,9 @@ class Claim(Generic[C]):
 class Ledger(Generic[C]):
     """The books of one pool. Callers hold the pool's lock."""
 
-    def __init__(self, book: PolicyBook, total: int) -> None:
+    def __init__(self, book: PolicyBook, total: int, kept_free: Callable[[int], int] = nothing_kept_free) -> None:
         self.book = book
+        self._kept_free = kept_free
         self.total = total
         self.open = 0
         self.accounts: dict[Place, Account[C]] = {}
@@ -131,7 +132,7 @@ class Ledger(Generic[C]):
         account = self.accounts.get(place)
         if account is None:
             policy = self.book.policy(place[0])
-            known = self._memory.pop(place, None) or (Learned(), Health(policy), Pace(policy))
+            known = self._memory.pop(place, None) or (Learned(), Health(policy), Pace(policy, self._kept_free))
             account = self.accounts[place] = Account(place, policy, *known)
         return account
 
@@ -169,8 +170,12 @@ class Ledger(Generic[C]):
     # Connections
 
     def give_back(self, connection: C) -> None:
-        """A connection that is whole comes back: to the next waiter, or to rest."""
+        """A whole connection comes back: to the next waiter, or to rest; where fewer are allowed now, it ends."""
         account = self.accounts[connection.place]
+        if account.open > account.limit:
+            self.closing.append((connection, Life.DRAINING, "sessions fewer"))
+            self.gone(connection.place)
+            return
         account.idle.setdefault(connection.key, []).append(connection)
         self.idle[connection] = None
         self._serve(account)
@@ -244,8 +249,9 @@ class Ledger(Generic[C]):
         if (connection := self._take_idle(claim)) is not None:
             claim.grant(connection)
             return True
-        if account.open >= account.limit and not self._evict_own(account):
-            return False
+        while account.open >= account.limit:
+            if not self._evict_own(account):
+                return False
         if self.open >= self.total and not self._evict_oldest(account):
             self._starved[account] = None
             return False

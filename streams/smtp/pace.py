@@ -1,5 +1,7 @@
 """How fast a provider is asked: a rate that gives way when servers complain, and comes back step by step. Pure."""
 
+from collections.abc import Callable
+
 from streams.smtp.policy import ProviderPolicy
 
 FLOOR = 0.2
@@ -45,6 +47,10 @@ class Throttle:
         self._tokens -= count
         return wait
 
+    def give_back(self, count: int) -> None:
+        """Who could not wait did nothing: those who come later do not wait for it."""
+        self._tokens += count
+
     def complained(self, now: float) -> bool:
         """A server said that it is too fast; true when the rate has changed."""
         if now < self._stepped + STEP_S:
@@ -74,21 +80,28 @@ class Throttle:
         self._done += count
 
 
+def nothing_kept_free(_: int) -> int:
+    """Every caller may have all sessions."""
+    return 0
+
+
 class Breadth:
     """How many sessions a provider is asked over: more while it serves well, half when it complains.
 
     The growth is that of Postfix's scheduler: one more for as many good answers as there are sessions, and only while
-    all of them are in use, so that nothing is believed which was not tried.
+    all of them are in use, so that nothing is believed which was not tried; but for those that callers keep free for
+    others (``kept_free``, of a number of sessions), who may never come.
     """
 
-    __slots__ = ("_ceiling", "_ceiling_until", "_least", "_most", "_width", "used")
+    __slots__ = ("_ceiling", "_ceiling_until", "_kept_free", "_least", "_most", "_width", "used")
 
-    def __init__(self, least: int, most: int) -> None:
+    def __init__(self, least: int, most: int, kept_free: Callable[[int], int] = nothing_kept_free) -> None:
         self._least = least
         self._most = max(least, most)
         self._width = float(least)
         self._ceiling = self._most
         self._ceiling_until = float("-inf")
+        self._kept_free = kept_free
         self.used = 0
         """Sessions that are open; the books say."""
 
@@ -104,7 +117,7 @@ class Breadth:
 
     def content(self, now: float) -> bool:
         """A write was answered well; true when there may be one more session now."""
-        if self._width >= self._most or self.used < self.limit:
+        if self._width >= self._most or self.used < self.limit - self._kept_free(self.limit):
             return False
         ceiling = self._ceiling if now < self._ceiling_until else self._most
         before = self.limit
@@ -154,10 +167,10 @@ class Pace:
 
     __slots__ = ("connections", "latency", "recipients", "sessions")
 
-    def __init__(self, policy: ProviderPolicy) -> None:
+    def __init__(self, policy: ProviderPolicy, kept_free: Callable[[int], int] = nothing_kept_free) -> None:
         self.connections = Throttle(policy.connections_per_s)
         self.recipients = Throttle(policy.recipients_per_s)
-        self.sessions = Breadth(policy.sessions, policy.sessions_max)
+        self.sessions = Breadth(policy.sessions, policy.sessions_max, kept_free)
         self.latency = Latency()
 
     def judge(self, now: float, *, told_off: bool, stalled: bool, ended: object, slow: bool = False) -> list[str]:

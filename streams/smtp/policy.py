@@ -194,6 +194,9 @@ LOST_STEPS = 2
 LOST_APART_S = 5.0
 """Sessions that break together are one sign: a server that is restarted ends them all."""
 
+LISTEN_S = 0.2
+"""How long one who has said what nobody had asked for is listened to after each write; a round trip and some."""
+
 SLOW_BATCH = 5
 """Slow replies make writes no smaller than this."""
 
@@ -227,6 +230,9 @@ class Learned:
 
     stepwise_until: float = 0.0
     """Until then one command at a time, though PIPELINING is offered."""
+
+    listen_until: float = 0.0
+    """Until then it is waited after each write for a reply too many: once it came after the answers were taken."""
 
     lost_steps: int = 0
     lost_at: float = float("-inf")

@@ -43,6 +43,25 @@ class Reply:
         return f"{self.code} {self.text}".rstrip()
 
 
+MAX_KEPT = 2048
+"""Characters of a reply that are kept once it has come. Rules and results read less, and what is remembered of replies
+by the thousand must not be as long as a server likes."""
+
+
+def kept(reply: Reply) -> Reply:
+    """The reply, or its beginning where it is longer than anybody reads."""
+    lines = reply.lines
+    if len(lines) == 1 and len(lines[0]) <= MAX_KEPT:
+        return reply  # nearly always
+    room, shown = MAX_KEPT, []
+    for text in lines:
+        if room <= 0:
+            break
+        shown.append(text[:room])
+        room -= len(text) + 1
+    return Reply(reply.code, tuple(shown))
+
+
 MAX_LINE = 4096
 """Octets of one reply line. RFC 5321 section 4.5.3.1.5 says 512; servers in the field go beyond it."""
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from streams.smtp.errors import LocalProtocolError, RemoteProtocolError
 from streams.smtp.policy import Usage
-from streams.smtp.replies import Reply, ReplyParser
+from streams.smtp.replies import Reply, ReplyParser, kept
 
 MAX_COMMAND = 512
 """Octets of a command line with its CRLF (RFC 5321 section 4.5.3.1.4)."""
@@ -118,12 +118,25 @@ def rcpt_line(recipient: str, *, smtputf8: bool = False) -> bytes:
 class Session:
     """One dialogue, from EHLO's reply to its end. No socket, no clock: the connection moves the bytes."""
 
-    __slots__ = ("_ahead", "_in_flight", "_parser", "detail", "ended", "smtputf8", "state", "surplus", "usage")
+    __slots__ = (
+        "_ahead",
+        "_in_flight",
+        "_parser",
+        "detail",
+        "ended",
+        "last_recipient",
+        "smtputf8",
+        "state",
+        "surplus",
+        "usage",
+    )
 
     def __init__(self) -> None:
         self.state = State.READY
         self.usage = Usage()
         self.smtputf8 = False
+        self.last_recipient = ""
+        """Whom the last RCPT asked for."""
         self.ended: Ended | None = None
         self.detail = ""
         self.surplus = False
@@ -188,6 +201,11 @@ class Session:
         if self.ended is None:
             self.ended, self.detail, self.state, self._ahead = ended, detail, State.ENDED, State.ENDED
 
+    def lose_step(self, detail: str) -> None:
+        """Nobody can tell any more which reply belongs to which command."""
+        self.surplus = True
+        self.end(Ended.PROTOCOL, detail)
+
     def secured(self) -> None:
         """TLS was begun and EHLO said again: the server knows of no transaction (RFC 3207 section 4.2)."""
         self.state = self._ahead = State.READY
@@ -195,6 +213,7 @@ class Session:
         self._forget_transaction()
 
     def _match(self, reply: Reply, answers: list[tuple[Verb, Reply]]) -> None:
+        reply = kept(reply)
         if not self._in_flight:
             self.surplus = reply.code != 421
             self.end(Ended.PROTOCOL if self.surplus else Ended.CLOSED, f"a reply that nobody asked for: {reply}")
@@ -213,8 +232,7 @@ class Session:
         """Nothing is in flight: what we hoped for gives way to what was answered."""
         if not self._parser.empty:
             # Half a reply that nobody asked for: the replies before it may be one off.
-            self.surplus = True
-            self.end(Ended.PROTOCOL, "more was sent than was asked for")
+            self.lose_step("more was sent than was asked for")
             return
         self._ahead = self.state
         if self.state is State.READY:

@@ -4,6 +4,7 @@ python-socks shakes hands on a connection that was opened for it. A reply code o
 of the host; all else that goes wrong (nobody listens, credentials that are not taken, another protocol) of the proxy.
 """
 
+import os
 import socket
 from typing import Any
 
@@ -27,7 +28,11 @@ def unconnected(error: OSError) -> NoPassage:
     """The proxy can't be reached."""
     if isinstance(error, TimeoutError):
         return NoPassage(DialFailure.TIMEOUT, "the proxy does not answer", way_failed=True)
-    return _own(error, f"the proxy can't be reached: {error.strerror or type(error).__name__}")
+    # asyncio writes the address into the words of its errors.
+    words = error.strerror
+    if error.errno and not isinstance(error, socket.gaierror):
+        words = os.strerror(error.errno)
+    return _own(error, f"the proxy can't be reached: {words or type(error).__name__}")
 
 
 def unpassed(error: Exception) -> NoPassage:

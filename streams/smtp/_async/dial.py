@@ -35,7 +35,7 @@ from streams.smtp.errors import (
 )
 from streams.smtp.exchange import Capabilities
 from streams.smtp.hosts import Host
-from streams.smtp.replies import Reply, ReplyParser
+from streams.smtp.replies import Reply, ReplyParser, kept
 from streams.smtp.socks import NoPassage
 from streams.smtp.tls import unverified_context
 from streams.smtp.ways import Proxy, Way
@@ -244,7 +244,7 @@ class _Opening:
     def _refused(self, error: SMTPResponseException) -> DialFailed:
         if not 200 <= error.code <= 599:
             return self.failed(DialFailure.PROTOCOL, error.message[:200])
-        reply = Reply(error.code, tuple(error.message.split("\n")))
+        reply = kept(Reply(error.code, tuple(error.message.split("\n"))))
         return DialFailed(DialAttempt(self.host, self.stage, reply=reply))
 
     def lost(self, error: Exception) -> DialFailed:

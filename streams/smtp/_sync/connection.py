@@ -155,12 +155,13 @@ class SMTPConnection:
             return Answers(None, (None,) * len(recipients), None, "a new transaction needs a RSET, and none is left")
         if not self._paced(exchange.planned, deadline):
             return Answers(None, (None,) * len(recipients), None, "the provider may not be asked so much in time")
+        if not self.alive():
+            return self._nothing(len(recipients))
         self._first_s = None
         while data := exchange.data_to_send():
             link.write(data)
             self._hear(exchange, link, deadline)
-        if (surplus := link.unread()) is not None:
-            exchange.receive(surplus)
+            self._overhear(exchange, link, deadline)
         self._account(exchange)
         return exchange.answers()
 
@@ -181,6 +182,18 @@ class SMTPConnection:
             except TimeoutError:
                 self._silence(exchange, stalled=stall and self._clock() < deadline)
 
+    def _overhear(self, exchange: Exchange, link: Link, deadline: float) -> None:
+        """Take what was said unasked before it passes for the answer to the next write."""
+        surplus = link.unread()
+        now = self._clock()
+        if surplus is None and now < self._learned.listen_until:
+            try:
+                surplus = link.read(max(0.0, min(rules.LISTEN_S, deadline - now)))
+            except TimeoutError:
+                return
+        if surplus is not None:
+            exchange.receive(surplus)
+
     def _paced(self, recipients: int, deadline: float) -> bool:
         """Wait until so many may be asked for; false when that is not before the deadline."""
         with self._recorder.lock:
@@ -188,13 +201,18 @@ class SMTPConnection:
             wait = self._pace.recipients.reserve(recipients, now)
         if wait:
             Turn().wait(min(wait, deadline - now))
-        return now + wait <= deadline
+        if now + wait <= deadline:
+            return True
+        with self._recorder.lock:
+            self._pace.recipients.give_back(recipients)
+        return False
 
     def _account(self, exchange: Exchange) -> None:
         """What an exchange says of the provider: did it end well, was it too fast, and too much at a time?"""
         with self._recorder.lock:
             now, ended = self._clock(), self.session.ended
             self._window.add(now, failed=ended is not None)
+            self._learn_of_surplus()
             slow = self._is_slow(exchange)
             if ended is None:
                 (self._learned.slowed if slow else self._learned.answered)(exchange.heard)
@@ -295,7 +313,12 @@ class SMTPConnection:
         """True unless the server has closed the session, or spoken, while nobody asked."""
         if not self.session.in_flight and (data := self._open_link().unread()) is not None:
             self.session.receive(data)
+            self._learn_of_surplus()
         return self.session.ended is None
+
+    def _learn_of_surplus(self) -> None:
+        if self.session.surplus:
+            self._learned.listen_until = self._clock() + rules.STEPWISE_S
 
     def ending(self) -> tuple[Life, str] | None:
         """How this session ends now that nobody uses it, and why; None when it can be used again."""

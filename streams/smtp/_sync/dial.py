@@ -21,7 +21,7 @@ from streams.smtp._sync.socks import pass_through
 from streams.smtp.errors import DialAttempt, DialFailed, DialFailure, RemoteProtocolError, is_local, lacks_address
 from streams.smtp.exchange import Capabilities
 from streams.smtp.hosts import Host
-from streams.smtp.replies import Reply
+from streams.smtp.replies import Reply, kept
 from streams.smtp.socks import NoPassage
 from streams.smtp.tls import unverified_context
 from streams.smtp.ways import Proxy, Way
@@ -218,7 +218,7 @@ class _Opening:
         if not 200 <= code <= 599:
             raise self.failed(DialFailure.PROTOCOL, repr(text[:200]))
         lines = text.decode("utf-8", "replace").split("\n")
-        raise DialFailed(DialAttempt(self.host, self.stage, reply=Reply(code, tuple(lines))))
+        raise DialFailed(DialAttempt(self.host, self.stage, reply=kept(Reply(code, tuple(lines)))))
 
     def _settle(self, complaint: str) -> None:
         """Look into smtplib's buffer, and give it up: while it lives, closing the socket closes nothing.

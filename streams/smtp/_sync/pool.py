@@ -33,6 +33,7 @@ from streams.smtp.hosts import Host
 from streams.smtp.identity import Identity
 from streams.smtp.ledger import Account, Claim, Ledger, Place
 from streams.smtp.lifecycle import ConnectionView, Event, Kind, Life, Notice, ProviderView, Recorder, Snapshot, WayView
+from streams.smtp.pace import nothing_kept_free
 from streams.smtp.policy import Learned, PolicyBook, ProviderPolicy, StartTLS
 from streams.smtp.replies import Reply
 from streams.smtp.ways import Way, Ways
@@ -57,9 +58,12 @@ class SMTPPool:
 
     ``identity`` is who we are; or ``ways`` are the addresses and proxies that servers are asked from, each with an
     identity of its own. The limits of a provider hold for each way, since servers count by address; ``total`` bounds
-    connections over all providers and ways. ``on_event`` is told of every change of a connection, ``on_notice`` of
-    waits, dials, health checks and breakers. ``clock`` (seconds, monotonic), ``rng`` (0 to 1) and ``dial`` are passed
-    in so that tests need neither time nor network.
+    connections over all providers and ways. ``kept_free`` tells how many of a provider's sessions its callers leave to
+    others, and which may be idle when more are asked for.
+
+    ``on_event`` is told of every change of a connection, ``on_notice`` of waits, dials, health checks and breakers.
+    ``clock`` (seconds, monotonic), ``rng`` (0 to 1) and ``dial`` are passed in so that tests need neither time nor
+    network.
 
     ``with SMTPPool(identity=...) as pool`` closes it at the end. The asynchronous pool belongs to one event
     loop; the synchronous one may be used from any number of threads.
@@ -72,6 +76,7 @@ class SMTPPool:
         ways: Sequence[Way] = (),
         policies: PolicyBook | None = None,
         total: int = 1000,
+        kept_free: Callable[[int], int] = nothing_kept_free,
         on_event: Callable[[Event], None] | None = None,
         on_notice: Callable[[Notice], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -89,7 +94,7 @@ class SMTPPool:
         self._dial = dial
         self._lock = Lock()
         self._recorder = Recorder(clock, on_event, on_notice, self._lock)
-        self._ledger: Ledger[SMTPConnection] = Ledger(book, total)
+        self._ledger: Ledger[SMTPConnection] = Ledger(book, total, kept_free)
         self._connections: dict[SMTPConnection, None] = {}
         self._alarm = Alarm(self._tick)
         self._background = Background()
@@ -342,9 +347,11 @@ class SMTPPool:
 
     def _withdraw_unless_granted(self, claim: Claim[SMTPConnection]) -> bool:
         with self._lock:
-            if not claim.granted:
+            granted = claim.granted
+            if not granted:
                 self._ledger.withdraw(claim)
-            return claim.granted
+        self._close_struck()
+        return granted
 
     def _withdraw(self, claim: Claim[SMTPConnection]) -> None:
         with self._lock:
@@ -463,6 +470,8 @@ class SMTPPool:
         if wait:
             Turn().wait(min(wait, deadline - now))
         if now + wait > deadline:
+            with self._lock:
+                account.pace.connections.give_back(1)
             raise PoolTimeout(f"no further connection with {account.name} may be opened in time")
 
     def _dial_failed(
@@ -490,7 +499,7 @@ class SMTPPool:
         if attempt.way_failed:
             if self._ways.failed(account.way, now, self._rng()):
                 self._notice(account, Kind.WAY, "down")
-        elif attempt.local or now >= deadline:
+        elif attempt.local or now >= deadline - _EARLY_S:
             self._ways.abandoned(account.way)
         else:
             self._way_works(account)
@@ -670,7 +679,7 @@ class SMTPPool:
         for place in self._warm:
             account = self._ledger.account(place)
             if not account.waiting and self._ledger.open < self._ledger.total:
-                yield from [place] * (account.policy.warm - account.open)
+                yield from [place] * (min(account.policy.warm, account.limit) - account.open)
 
     def _warm_up(self, place: Place) -> None:
         """Open one of the sessions that are kept."""

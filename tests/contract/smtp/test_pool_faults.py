@@ -8,6 +8,7 @@ import pytest
 
 from streams.smtp.errors import ConnectFailed
 from streams.smtp.lifecycle import Life
+from streams.smtp.replies import MAX_KEPT
 from tests.contract.smtp.faults import FAULTS, Fault, heal, honest
 
 PEOPLE = ["user1@x.test", "gone2@x.test", "user3@x.test"]
@@ -96,3 +97,14 @@ async def test_no_file_descriptors_left(make_pool, serve, until):
                 os.close(descriptor)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     await recovered(pool, server, until)
+
+
+async def test_a_long_refusal_is_not_kept_whole(make_pool, serve):
+    server = await serve(banner=b"554-%s\r\n" % (b"x" * 400) * 20 + b"554 go away\r\n")
+    pool = make_pool(**QUICK)
+    with pytest.raises(ConnectFailed) as failed:
+        async with pool.lease("p", [server.host], timeout=10):
+            pass
+    [attempt] = failed.value.attempts
+    assert attempt.reply.code == 554
+    assert MAX_KEPT - 400 < sum(map(len, attempt.reply.lines)) <= MAX_KEPT

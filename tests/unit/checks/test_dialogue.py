@@ -10,7 +10,7 @@ import pytest
 from schemas.vocabulary import Lane, Stage
 from streams.checks.brake import IN_A_ROW, Brake
 from streams.checks.catch_all import CatchAll, CatchAllMemory, impossible_local
-from streams.checks.dialogue import Prober, lane_sessions
+from streams.checks.dialogue import Prober, kept_for_interactive, lane_sessions
 from streams.checks.evidence import Failure, Prepared, Probe
 from streams.dns.answers import MailHost, MailRoute, RouteKind
 from streams.smtp.errors import ConnectFailed, DialAttempt, DialFailure, PoolClosed, PoolTimeout
@@ -19,6 +19,7 @@ from streams.smtp.hosts import Host
 from streams.smtp.policy import PolicyBook, ProviderPolicy
 from streams.smtp.replies import Reply
 from streams.smtp.session import Ended
+from tests.unit.smtp.fakes import FakeNet, pool_on, run
 
 OK, UNKNOWN = Reply(250, ("2.1.5 Ok",)), Reply(550, ("5.1.1 User unknown",))
 LATER, ENOUGH = Reply(450, ("4.2.0 Greylisted",)), Reply(421, ("4.7.0 Too many errors",))
@@ -527,6 +528,23 @@ async def test_a_provider_that_serves_well_is_asked_over_more_sessions_at_once()
     assert pool.most == 3
 
 
+async def test_a_provider_that_bears_fewer_sessions_is_left_by_those_beyond_them() -> None:
+    pool = FakePool(policies=PolicyBook(ProviderPolicy(sessions=8)))
+    open_now: list[int] = []
+
+    def server(address: str) -> Reply:
+        open_now.append(pool.open)
+        if len(open_now) == 80:
+            pool.earned = -6
+        return OK
+
+    pool.server = server
+    probes = await ask(pool, *[f"user{n}" for n in range(400)])
+    assert all(probe.reply == OK for probe in probes)
+    assert set(open_now[:80]) == {8}
+    assert max(open_now[160:]) == 2, "each of them has ended its write, and gone"
+
+
 # -- ways out -----------------------------------------------------------------------------------------------------
 
 
@@ -567,3 +585,16 @@ async def test_a_way_that_could_not_reach_anybody_is_named() -> None:
     [probe] = await ask(pool, "user@a.test")
     assert probe.way == "eu-1"
     assert pool.sources[-1] == "eu-1"
+
+
+@pytest.mark.parametrize("lane", [Lane.BULK, None])
+def test_a_lane_that_has_a_provider_for_itself_earns_more_sessions_too(lane: Lane | None) -> None:
+    async def main() -> None:
+        pool = pool_on(FakeNet(), kept_free=kept_for_interactive, sessions=4, sessions_max=8)
+        of = Prober(pool, clock=asyncio.get_running_loop().time)
+        addresses = [f"user{n}@a.test" for n in range(2000)]
+        await of.ask(route(), "p", prepare(*addresses), lane=lane, timeout=600)
+        assert pool.sessions("p") == 8
+        await pool.close()
+
+    run(main())

@@ -168,3 +168,17 @@ def test_the_fewer_are_missing_the_longer_a_session_lasts(answered: int, refused
     made = ProviderQueue("p")
     made.size, made.answered, made.refused = 400, answered, refused
     assert made.sessions_wanted == wanted
+
+
+def test_more_sessions_are_wanted_where_more_follows_than_is_in_hand_at_a_time() -> None:
+    made = queue(*[job(f"x{n}@a.test") for n in range(200)])
+    made.answered = 400
+    assert made.sessions_wanted == 2
+    for _ in range(2):
+        took = made.take(100, (FIRST,), "", one_domain=False)
+        made.add(job(f"y{n}@a.test") for n in range(100))
+    assert (made.size, made.sessions_wanted) == (200, 4)
+    made.add(reversed(took), front=True)
+    assert made.followed == 200, "who comes back has not followed"
+    made.followed = 100_000
+    assert made.sessions_wanted == 30, "and no more than there are addresses for"

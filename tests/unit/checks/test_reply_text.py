@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.result import MAX_TEXT_BYTES
 from schemas.vocabulary import Stage
+from streams.checks import reply_text
 from streams.checks.reply_rules import match
 from streams.checks.reply_text import enhanced_of, fold, parse_reply, printable, unwrap, without_addresses
 from streams.smtp.replies import Reply
@@ -139,6 +141,12 @@ def test_a_reply_without_addresses_means_what_it_meant() -> None:
     assert without_addresses(reply, "alice@a.test") == without_addresses(reply)
 
 
+def test_the_null_sender_is_no_address() -> None:
+    reply = Reply(550, ("5.1.7 <>: refused, ask bob@b.test",))
+    assert without_addresses(reply) == Reply(550, ("5.1.7 <>: refused, ask @",))
+    assert fold(without_addresses(reply)) == fold(reply)
+
+
 @pytest.mark.parametrize("line", (Path(__file__).parent / "replies.txt").read_text("utf-8").splitlines())
 def test_the_rules_read_every_reply_alike_without_its_addresses(line: str) -> None:
     reply = parse_reply(line.partition("|")[2])
@@ -149,3 +157,11 @@ def test_the_rules_read_every_reply_alike_without_its_addresses(line: str) -> No
 @pytest.mark.parametrize("line", ["5.1.\u0661 x", "x (5.\uff11.1)"])
 def test_digits_of_an_enhanced_code_are_ascii(line: str) -> None:
     assert enhanced_of(Reply(550, (line,))) is None
+
+
+def test_long_texts_are_remembered_by_what_is_shown_of_them(monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(reply_text, "_made_printable", lambda text: asked.append(text) or text)
+    for end in ("a", "b" * 100_000):
+        printable("é" * 3 * MAX_TEXT_BYTES + end)
+    assert [len(text) for text in asked] == [2 * MAX_TEXT_BYTES] * 2

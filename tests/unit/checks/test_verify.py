@@ -181,6 +181,17 @@ async def test_who_heard_later_is_asked_for_by_the_same_way() -> None:
     assert (user.evidence.way, other.evidence.way) == ("eu-2", "eu-1")
 
 
+async def test_who_was_not_answered_does_not_say_which_way_it_is() -> None:
+    prober = FakeProber(later=2, ways=["eu-2", "", "eu-2"])
+
+    async def sleep(_: float) -> None:
+        pass
+
+    of = verifier(prober, retry_delays_s=(5.0, 9.0), sleep=sleep)
+    await verify(of, "user@a.test", "x@a.test")
+    assert [told["source"] for told in prober.options] == [None, "eu-2", "eu-2"]
+
+
 async def test_only_those_who_heard_later_are_asked_again_after_each_delay() -> None:
     prober, slept = FakeProber(later=2), []
 

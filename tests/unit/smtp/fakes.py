@@ -13,6 +13,7 @@ from streams.smtp.errors import DialAttempt, DialFailed, DialFailure
 from streams.smtp.exchange import Capabilities
 from streams.smtp.hosts import Host
 from streams.smtp.identity import Identity
+from streams.smtp.pace import nothing_kept_free
 from streams.smtp.policy import PolicyBook, ProviderPolicy
 from streams.smtp.ways import Way
 
@@ -183,6 +184,7 @@ def pool_on(
     net: FakeNet,
     *,
     total: int = 1000,
+    kept_free: Callable[[int], int] = nothing_kept_free,
     on_event: Any = None,
     on_notice: Any = None,
     ways: Sequence[Way] = (),
@@ -194,6 +196,7 @@ def pool_on(
         ways=ways,
         policies=PolicyBook(ProviderPolicy(**fields)),
         total=total,
+        kept_free=kept_free,
         on_event=on_event,
         on_notice=on_notice,
         clock=asyncio.get_running_loop().time,

@@ -25,3 +25,4 @@ def test_the_second_domain_of_a_transaction_is_asked_again_in_one_of_its_own() -
 def test_a_refusal_that_merely_names_a_domain_is_an_answer() -> None:
     assert not several_domains(Reply(451, ("4.3.0 The domain is not available",)))
     assert not several_domains(Reply(250, ("one domain a transaction, ok",)))
+    assert not several_domains(Reply(450, ("4.2.0 <one-domain.per-transaction@x.test>: Greylisted",)))

@@ -107,6 +107,52 @@ def test_a_surplus_reply_makes_all_of_them_doubtful():
     assert each.answers().ended is Ended.PROTOCOL
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"250 m\r\n250 a?\r\n550 5.1.1 <A@x>: no such user\r\n",  # one too many before it
+        b"250 m\r\n550 5.1.1 <b@x>... User unknown\r\n",  # none for a
+        b"550 <a@x> unknown\r\n",  # not even MAIL is certain
+    ],
+)
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_a_reply_about_somebody_else_makes_all_of_them_doubtful(said, pipelining):
+    each = exchange(["a@x", "b@x"], pipelining=pipelining)
+    for reply in said.splitlines(keepends=True):
+        if pipelining is False or not each.waiting:
+            each.data_to_send()
+        each.receive(reply)
+    answers = each.answers()
+    assert (answers.mail, answers.replies, answers.ended) == (None, (None, None), Ended.PROTOCOL)
+    assert "to another command" in answers.detail
+
+
+def test_so_does_one_about_the_last_recipient_of_the_ask_before():
+    session = Session()
+    for recipient, said in (("a@x", b"250 m\r\n250 a?\r\n"), ("b@x", b"550 5.1.1 <a@x>: no such user\r\n")):
+        each = exchange([recipient], session)
+        each.data_to_send()
+        each.receive(said)
+    assert (codes(each), each.answers().ended) == ([None], Ended.PROTOCOL)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "5.1.1 <B@X>: no such user",
+        "5.1.1 <alias@elsewhere>: no such user",
+        "5.7.1 <me@probe.test>: Sender address rejected",
+        "5.7.1 not from you; ask <a@x>",
+        "5.1.1 b@x",
+    ],
+)
+def test_other_addresses_in_a_reply_are_no_sign_of_it(text):
+    each = exchange(["a@x", "b@x", "me@probe.test"])
+    each.data_to_send()
+    each.receive(f"250 m\r\n250 a\r\n550 {text}\r\n250 m\r\n".encode())
+    assert (codes(each), each.answers().ended) == ([250, 550, 250], None)
+
+
 def test_nothing_is_sent_when_the_session_has_ended():
     session = Session()
     session.end(Ended.CLOSED, "bye")

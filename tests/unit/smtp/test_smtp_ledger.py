@@ -66,6 +66,35 @@ def test_leave_to_dial_up_to_the_limit_then_wait_in_line():
     assert ledger.waiters() == 1
 
 
+def fewer(ledger: Books, provider: str = "p") -> None:
+    ledger.account((provider, "")).pace.sessions.complained(0.0)
+
+
+def test_sessions_beyond_a_limit_that_shrank_go_when_they_come_back():
+    ledger = books(sessions=4)
+    first, *rest = [ledger.opened("p") for _ in range(4)]
+    waiting = ledger.want("p")
+    fewer(ledger)  # 2
+    for each in (first, rest[0]):
+        ledger.give_back(each)
+        assert not waiting.granted
+    assert ledger.closing == [(each, Life.DRAINING, "sessions fewer") for each in (first, rest[0])]
+    ledger.give_back(rest[1])
+    assert waiting.connection is rest[1]
+    assert ledger.open == ledger.account(("p", "")).open == 2
+
+
+def test_so_do_those_that_rest_when_another_host_is_wanted():
+    ledger = books(sessions=4)
+    resting = [ledger.opened("p") for _ in range(4)]
+    for each in resting:
+        ledger.give_back(each)
+    fewer(ledger)  # 2
+    assert ledger.want("p", OTHER).granted
+    assert [each for each, _, _ in ledger.closing] == resting[:3]
+    assert ledger.open == 2
+
+
 def test_nobody_overtakes():
     ledger = books(sessions=1)
     one = ledger.opened("p", HOST)

@@ -21,6 +21,14 @@ def test_a_large_write_is_paid_for_by_the_next():
     assert throttle.reserve(1, 99.0) == 0.0
 
 
+def test_whoever_gives_up_leaves_no_debt():
+    throttle = Throttle(1)
+    assert throttle.reserve(11, 0.0) == 0.0
+    for _ in range(5):
+        assert throttle.reserve(7, 0.0) == pytest.approx(10.0)
+        throttle.give_back(7)
+
+
 @given(st.lists(st.tuples(st.floats(0, 2), st.integers(1, 20)), min_size=1, max_size=50), st.floats(0.5, 50))
 def test_over_time_no_more_than_the_rate(asks, rate):
     throttle, now = Throttle(rate), 0.0
@@ -101,6 +109,16 @@ def test_nothing_is_believed_that_was_not_tried():
     breadth.used = 3
     assert not any(breadth.content(0.0) for _ in range(100))
     assert breadth.blank
+
+
+def test_what_callers_keep_free_need_not_be_in_use():
+    breadth = Breadth(4, 10, kept_free=lambda limit: limit // 4)
+    breadth.used = 2
+    assert not any(breadth.content(0.0) for _ in range(100))
+    for expected, used in ((5, 3), (6, 4), (7, 5)):
+        breadth.used = used
+        assert any(breadth.content(0.0) for _ in range(expected))
+        assert breadth.limit == expected
 
 
 def test_without_a_higher_bound_it_stays_as_it_is():

@@ -549,3 +549,36 @@ def test_a_session_that_broke_is_not_even_asked_whether_it_lives():
         assert pool._alarm.due is None
 
     run(main())
+
+
+def test_no_more_is_kept_warm_than_is_allowed():
+    """Else one that rests would make room for the next, again and again, where we were told that we are too many."""
+
+    async def main() -> None:
+        net = FakeNet()
+        pool = pool_on(net, warm=4, noop_after_s=0, max_age_s=60.0)
+        async with pool.lease("p", HOSTS, timeout=5):
+            pool._ledger.account(("p", "")).pace.sessions.complained(0.0)
+        await asyncio.sleep(30)
+        assert (len(net.dialled), pool.snapshot().open) == (2, 2)
+        await pool.close()
+
+    run(main())
+
+
+def test_dials_that_nobody_waited_for_keep_nobody_waiting():
+    async def main() -> None:
+        net = FakeNet()
+        pool = pool_on(net, connections_per_s=0.1, sessions=4, max_uses=1)
+
+        async def call() -> None:
+            async with pool.lease("p", HOSTS, timeout=15):
+                pass
+
+        await call()
+        for _ in range(3):
+            results = await asyncio.gather(*(call() for _ in range(4)), return_exceptions=True)
+            assert results.count(None) in (1, 2), "one in ten seconds, however many give up"
+        await pool.close()
+
+    run(main())

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.smtp.errors import RemoteProtocolError
-from streams.smtp.replies import MAX_LINE, MAX_LINES, Reply, ReplyParser
+from streams.smtp.replies import MAX_KEPT, MAX_LINE, MAX_LINES, Reply, ReplyParser, kept
 
 
 def parse(*pieces: bytes) -> list[Reply]:
@@ -119,3 +119,17 @@ def test_reply_properties():
     assert (reply.text, str(reply), reply.transient, reply.positive) == ("one two", "451 one two", True, False)
     assert str(Reply(250)) == "250"
     assert Reply(354).positive
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (("x" * MAX_KEPT,), ("x" * MAX_KEPT,)),
+        (("x" * (MAX_KEPT + 1),), ("x" * MAX_KEPT,)),
+        (("a", "b", ""), ("a", "b", "")),
+        (("5.1.1 no", *("x" * 500,) * 5), ("5.1.1 no", *("x" * 500,) * 4, "x" * (MAX_KEPT - 9 - 4 * 501))),
+        (("x" * MAX_KEPT, "y"), ("x" * MAX_KEPT,)),
+    ],
+)
+def test_no_more_is_kept_of_a_reply_than_anybody_reads(lines, expected):
+    assert kept(Reply(550, lines)) == Reply(550, expected)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from streams.smtp.errors import LocalProtocolError
 from streams.smtp.identity import Identity
-from streams.smtp.replies import Reply
+from streams.smtp.replies import MAX_KEPT, Reply
 from streams.smtp.session import TRANSITIONS, Ended, Session, State, Verb, line, mail_line, path, rcpt_line
 
 
@@ -174,3 +174,11 @@ def test_a_command_holds_no_line_end():
 def test_an_identity_that_can_not_be_said(helo, sender):
     with pytest.raises(LocalProtocolError):
         Identity(helo, sender)
+
+
+def test_a_long_reply_is_not_kept_whole():
+    """Replies are remembered by the thousand; a hostile server must not choose how much memory that takes."""
+    session = Session()
+    session.say(Verb.MAIL)
+    [(_, reply)] = session.receive(b"550-%s\r\n" % (b"x" * 4000) * 100 + b"550 no\r\n")
+    assert sum(map(len, reply.lines)) == MAX_KEPT

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import socket
 
 import pytest
 from python_socks import ProxyError, ProxyTimeoutError
@@ -25,6 +26,19 @@ from tests.unit.smtp.fakes import HOSTS, run
 def test_a_proxy_that_can_not_be_reached(error, failure, local, way_failed):
     found = unconnected(error)
     assert (found.failure, found.local, found.way_failed) == (failure, local, way_failed)
+
+
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [
+        # As asyncio raises it.
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('192.0.2.9', 1080)"), "Connection refused"),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known"),
+        (OSError("192.0.2.9 has no address"), "OSError"),
+    ],
+)
+def test_the_address_of_a_proxy_is_nobody_elses_business(error, detail):
+    assert unconnected(error).detail == f"the proxy can't be reached: {detail}"
 
 
 @pytest.mark.parametrize(

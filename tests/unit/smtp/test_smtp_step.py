@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from streams.smtp.exchange import Exchange, out_of_step
 from streams.smtp.lifecycle import Kind
 from streams.smtp.pace import SLOW_FACTOR, SLOW_S, Latency
-from streams.smtp.policy import LOST_APART_S, SLOW_BATCH, STEPWISE_S, Learned, Lost, ProviderPolicy, may_pipeline
+from streams.smtp.policy import (
+    LISTEN_S,
+    LOST_APART_S,
+    SLOW_BATCH,
+    STEPWISE_S,
+    Learned,
+    Lost,
+    ProviderPolicy,
+    may_pipeline,
+)
 from streams.smtp.replies import Reply
 from streams.smtp.session import Ended, Session
 from tests.unit.smtp.fakes import HOSTS, FakeLink, FakeNet, pool_on, run
@@ -30,6 +39,10 @@ RECIPIENTS = ["a@x.test", "b@x.test"]
         (Reply(503, ("5.5.1 need MAIL first",)), False),
         (Reply(550, ("5.1.1 pipelining@x.test: user unknown",)), False),
         (Reply(250, ("PIPELINING",)), False),
+        # Whoever submits such an address must not slow a provider down for everybody.
+        (Reply(554, ("5.7.1 <pipelining@x.test>: Relay access denied",)), False),
+        (Reply(554, ("5.7.1 synchronization@x.test: Relay access denied",)), False),
+        (Reply(501, ('5.1.3 <"no synchronization"@x.test>: bad address syntax',)), False),
     ],
 )
 def test_a_server_that_complains_of_several_commands(reply, expected):
@@ -198,6 +211,71 @@ def test_a_server_that_can_not_pipeline_is_asked_one_command_at_a_time(link, tri
         await asyncio.sleep(STEPWISE_S + 1)
         assert await codes(pool) == [250, 250]
         assert net.links[-1].written[-1].count(b"\r\n") == 3
+        await pool.close()
+
+    run(main())
+
+
+class Talkative(FakeLink):
+    """Says one thing too many ``late`` seconds after the first reply of each session."""
+
+    late = 0.02
+
+    def write(self, data: bytes) -> None:
+        if not self.written:
+            self.send(b"250 and more\r\n", self.delay + self.late)
+        super().write(data)
+
+
+def test_one_that_spoke_unasked_is_listened_to_for_a_while():
+    async def main() -> None:
+        net = FakeNet(link=Talkative)
+        pool = pool_on(net, noop_after_s=0)
+        for known in (False, True):
+            async with pool.lease("p", HOSTS, timeout=60) as connection:
+                answers = await connection.ask(RECIPIENTS)
+                assert answers.replies == (None,) * 2 if known else None not in answers.replies
+            await asyncio.sleep(1)
+        net.link = FakeLink
+        # One command at a time at first, and then in one write again.
+        for expected in (3 * (0.05 + LISTEN_S), 0.05):
+            async with pool.lease("p", HOSTS, timeout=60) as connection:
+                since = asyncio.get_running_loop().time()
+                assert None not in (await connection.ask(RECIPIENTS)).replies
+                assert asyncio.get_running_loop().time() - since == pytest.approx(expected)
+            await asyncio.sleep(STEPWISE_S + 1)
+        await pool.close()
+
+    run(main())
+
+
+def test_what_is_said_between_two_writes_is_no_answer_to_the_second():
+    """One at a time: the reply to the first RCPT must not pass for the one to the second."""
+
+    async def main() -> None:
+        net = FakeNet(lambda command: b"550 no\r\n" if "b@x" in command else b"250 ok\r\n")
+        pool = pool_on(net, pipelining=False)
+        async with pool.lease("p", HOSTS, timeout=60) as connection:
+            link = net.links[0]
+            link.send(b"250 and more\r\n", 0.05 + 0.05)  # with the reply to RCPT of a
+            answers = await connection.ask(RECIPIENTS)
+            assert (answers.replies, answers.ended) == ((None, None), Ended.PROTOCOL)
+            assert len(link.written) == 2, "nobody else was asked for"
+        await pool.close()
+
+    run(main())
+
+
+def test_a_pause_before_a_write_is_no_time_to_speak():
+    async def main() -> None:
+        net = FakeNet()
+        pool = pool_on(net, recipients_per_s=1.0)
+        async with pool.lease("p", HOSTS, timeout=60) as connection:
+            await connection.ask(RECIPIENTS)
+            net.links[0].send(b"250 and more\r\n", 0.5)
+            answers = await connection.ask(RECIPIENTS)
+            assert (answers.replies, answers.ended) == ((None, None), Ended.PROTOCOL)
+            assert len(net.links[0].written) == 1
         await pool.close()
 
     run(main())
