@@ -271,7 +271,10 @@ async def test_what_is_cancelled_gets_one_verdict_through_crashes(broker: Broker
             await system.crash(role)
         await answers(system, client, pending, within=120)
         assert {each.results[0].reason for each in pending} <= {"mailbox_not_found", "cancelled"}
-        assert {result.reason for each in pending for index, result in each.results.items() if index} == {"cancelled"}
+        # A probe that was killed asks again, and the greylist lets in whom it has seen: what is first in the log holds.
+        waited = {result.reason for each in pending for index, result in each.results.items() if index}
+        assert "cancelled" in waited
+        assert waited <= {"cancelled", "mailbox_not_found"}
         records: dict[tuple[str, str, int | None], set[bytes]] = {}
         async with system.reader(RESULTS.name) as consumer:
             ends = await consumer.end_offsets(consumer.assignment())
