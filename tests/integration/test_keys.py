@@ -40,6 +40,7 @@ from schemas.topics import (
     KEY_EVENTS,
     REQUESTS,
     RESULTS,
+    Topic,
     physical_name,
 )
 from streams.app import topics_of
@@ -310,7 +311,7 @@ async def test_the_life_of_a_key_by_commands_leaves_no_secret_anywhere(installed
     code, errors = await asyncio.to_thread(terminate, process)
     assert code == 0
     said.append(errors)
-    everything = {topic.name: await read_raw(installed, topic.name) for topic in topics_of(installed.settings)}
+    everything = {topic.name: await read_raw(installed, topic) for topic in topics_of(installed.settings)}
     assert everything[physical_name(KEY_EVENTS.name, installed.namespace)]
     secret = token.split("_")[3]
     for text in said:
@@ -328,10 +329,10 @@ def get(url: str) -> str:
         return str(answer.read().decode())
 
 
-async def read_raw(installation: Installation, name: str) -> list[bytes]:
+async def read_raw(installation: Installation, topic: Topic) -> list[bytes]:
     """Everything that stands in a topic: keys, values, headers."""
     async with AIOKafkaConsumer(bootstrap_servers=installation.broker.bootstrap, enable_auto_commit=False) as consumer:
-        partitions = [TopicPartition(name, number) for number in range(8)]
+        partitions = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
         consumer.assign(partitions)
         await consumer.seek_to_beginning()
         ends = await consumer.end_offsets(partitions)
