@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from schemas.base import KEY_NAME_PATTERN
+
 PREFIX = "mailvet."
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -58,7 +60,7 @@ def physical_name(name: str, namespace: str) -> str:
 
 
 # As in a bearer key: without "_", for Kafka takes "a.b" and "a_b" for names that collide.
-TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", re.ASCII)
+TENANT = re.compile(KEY_NAME_PATTERN, re.ASCII)
 
 
 def own_results(tenant: str) -> Topic:

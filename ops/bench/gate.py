@@ -82,10 +82,9 @@ def costs(seconds: float) -> Iterator[Cost]:
             )
 
 
-def _admission(minted: Minted, size: int, seconds: float) -> float:
-    """Intake and admission of requests of so many addresses, tables in memory."""
-    gate, keyring = _gate()
-    create = Create(
+def _create(minted: Minted) -> Create:
+    """The command that makes a key whose limits never speak."""
+    return Create(
         command_id=secrets.token_hex(16),
         tenant=TENANT,
         key=KEY,
@@ -94,6 +93,12 @@ def _admission(minted: Minted, size: int, seconds: float) -> float:
         credential=minted.credential,
         policy=_UNLIMITED,
     )
+
+
+def _admission(minted: Minted, size: int, seconds: float) -> float:
+    """Intake and admission of requests of so many addresses, tables in memory."""
+    gate, keyring = _gate()
+    create = _create(minted)
     _run(keyring.command(Incoming(KEY_COMMANDS.name, 0, 0, TENANT.encode(), encode(create), timestamp_ms=_now_ms())))
     presenter = minted.presenter(Settings().audience)
 
@@ -189,15 +194,7 @@ async def _worker(settings: Settings) -> AsyncIterator[int]:
 
 async def _new_key(settings: Settings, kind: Kind) -> Presenter:
     minted = mint(kind, TENANT, KEY)
-    create = Create(
-        command_id=secrets.token_hex(16),
-        tenant=TENANT,
-        key=KEY,
-        issued_at=datetime.now(UTC),
-        actor="bench",
-        credential=minted.credential,
-        policy=_UNLIMITED,
-    )
+    create = _create(minted)
     await keys.carry_out(settings.bootstrap_servers, settings.namespace, create, READY_S)
     return minted.presenter(Settings().audience)
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 import urllib.request
@@ -171,6 +172,24 @@ class Rig:
             self.note(f"ready: {name}")
         except BrokerError as error:
             self.note(str(error))
+
+    def operate(self, *arguments: str) -> str:
+        """A command as an operator runs it: what it printed; nothing may be wrong with it."""
+        done = subprocess.run(
+            [sys.executable, "-m", "ops.cli.main", *arguments],
+            env={
+                **os.environ,
+                "KAFKA_BOOTSTRAP_SERVERS": self.broker.bootstrap,
+                "MAILVET_NAMESPACE": self.namespace,
+                "MAILVET_ACTOR": "ops",
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
 
     def close(self) -> None:
         """Kill every worker."""

@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import orjson
@@ -15,25 +12,6 @@ from ops.usage import read_usage
 from ops.world import Sample, World, WorldConfig
 from tests.chaos.rig import TENANT, Rig, rig
 from tests.integration.conftest import until
-
-
-def mailvet(system: Rig, *arguments: str) -> str:
-    """A command as an operator runs it."""
-    run = subprocess.run(
-        [sys.executable, "-m", "ops.cli.main", *arguments],
-        env={
-            **os.environ,
-            "KAFKA_BOOTSTRAP_SERVERS": system.broker.bootstrap,
-            "MAILVET_NAMESPACE": system.namespace,
-            "MAILVET_ACTOR": "ops",
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (run.returncode, run.stderr) == (0, "")
-    return run.stdout
 
 
 async def outcome(system: Rig, sample: Sample) -> str:
@@ -73,13 +51,13 @@ async def test_who_guesses_names_is_suspended_and_who_cleans_a_list_is_not(broke
         sample = dirty[0]
         assert await outcome(system, sample) == "suspended"
         [event] = [
-            json.loads(line) for line in mailvet(system, "keys", "show", TENANT, "--history", "--json").splitlines()
+            json.loads(line) for line in system.operate("keys", "show", TENANT, "--history", "--json").splitlines()
         ]
         assert (event["verb"], event["actor"], event["outcome"]) == ("suspend", "mailvet gate", "applied")
         assert "d0001.bulk.mailvet.test" in event["why"]
 
-        mailvet(system, "keys", "allow", TENANT, "bulk.mailvet.test", "--reason", "its own domain")
-        mailvet(system, "keys", "reinstate", TENANT, "--reason", "a mistake of ours")
+        system.operate("keys", "allow", TENANT, "bulk.mailvet.test", "--reason", "its own domain")
+        system.operate("keys", "reinstate", TENANT, "--reason", "a mistake of ours")
         assert await outcome(system, sample) == "answered"
         await system.send(list(world.bulk_addresses(2000, missing=1.0))[1500:], size=1000)
         await asyncio.sleep(5)
@@ -92,4 +70,4 @@ async def test_who_guesses_names_is_suspended_and_who_cleans_a_list_is_not(broke
         await until(metered, within=60)
         [day] = await read_usage(broker.bootstrap, system.namespace)
         assert day.addresses == sum(day.verdicts.values()) == 100 + 900 + 1 + 500
-        assert mailvet(system, "keys", "usage", "--csv").count(f"{TENANT}_k1") == 1
+        assert system.operate("keys", "usage", "--csv").count(f"{TENANT}_k1") == 1

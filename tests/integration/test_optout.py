@@ -1,8 +1,5 @@
 """The do-not-probe list on a running pipeline and a real broker: it holds at once, and after a restart."""
 
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,25 +11,6 @@ from ops.world import Sample, World, WorldConfig
 from schemas.vocabulary import Reason
 from tests.chaos.rig import Rig, rig
 from tests.integration.conftest import until
-
-
-def optout(system: Rig, *arguments: str) -> str:
-    """`mailvet optout` as an operator runs it."""
-    run = subprocess.run(
-        [sys.executable, "-m", "ops.cli.main", "optout", *arguments],
-        env={
-            **os.environ,
-            "KAFKA_BOOTSTRAP_SERVERS": system.broker.bootstrap,
-            "MAILVET_NAMESPACE": system.namespace,
-            "MAILVET_ACTOR": "ops",
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (run.returncode, run.stderr) == (0, "")
-    return run.stdout
 
 
 async def answer(system: Rig, sample: Sample) -> str:
@@ -51,7 +29,7 @@ async def test_a_domain_is_not_asked_from_a_second_after_it_opted_out(broker: Br
         domain = sample.address.rpartition("@")[2]
         assert await answer(system, sample) == "mailbox_accepted"
 
-        assert optout(system, "add", domain, "--reason", "asked by mail") == "1 domain put on the list\n"
+        assert system.operate("optout", "add", domain, "--reason", "asked by mail") == "1 domain put on the list\n"
         told = time.monotonic()
         await until(lambda: _is(system, sample, "do_not_probe"), within=30)
         print(f"the first answer that follows came {time.monotonic() - told:.1f} s after the command")
@@ -63,9 +41,9 @@ async def test_a_domain_is_not_asked_from_a_second_after_it_opted_out(broker: Br
         [entry] = (await optouts.read_list(broker.bootstrap, system.namespace)).values()
         [change] = entry.changes
         assert (entry.domain, change.actor, change.why, change.listed) == (domain, "ops", "asked by mail", True)
-        assert domain in optout(system, "list")
+        assert domain in system.operate("optout", "list")
 
-        optout(system, "remove", domain, "--reason", "asked by phone")
+        system.operate("optout", "remove", domain, "--reason", "asked by phone")
         await until(lambda: _is(system, sample, "mailbox_accepted"), within=30)
 
 
