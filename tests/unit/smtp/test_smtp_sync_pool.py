@@ -16,6 +16,7 @@ from streams.smtp.exchange import Capabilities
 from streams.smtp.hosts import Host
 from streams.smtp.lifecycle import Recorder
 from streams.smtp.policy import Learned, PolicyBook, ProviderPolicy
+from streams.smtp.session import Ended
 from streams.smtp.ways import Way
 from tests.unit.smtp.fakes import HOSTS, IDENTITY
 
@@ -118,6 +119,17 @@ def test_half_a_reply_is_waited_for():
     with pool_on(net) as pool, pool.lease("p", HOSTS, timeout=1) as connection:
         net.links[0].write = lambda data: net.links[0].inbox.extend([b"0 two\r\n", b"5", b"250 one\r\n5"])
         assert [reply.code for reply in connection.ask(["a@x.test"]).replies] == [550]
+
+
+def test_a_session_that_ends_while_its_turn_comes_asks_nothing(monkeypatch):
+    net = Net()
+    with pool_on(net, recipients_per_s=1.0) as pool, pool.lease("p", HOSTS, timeout=60) as connection:
+        assert connection.ask(["a@x.test", "b@x.test"]).replies[0].code == 250
+        net.links[0].inbox.clear()
+        monkeypatch.setattr(Turn, "wait", lambda self, timeout: net.links[0].cut())
+        answers = connection.ask(["c@x.test"])
+        assert (answers.replies, answers.ended) == ((None,), Ended.CLOSED)
+        assert not net.links[0].inbox
 
 
 def test_an_interrupt_in_the_wait_leaves_the_line(monkeypatch):
