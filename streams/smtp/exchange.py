@@ -136,6 +136,7 @@ class Exchange:
         "heard",
         "opens",
         "pipelined",
+        "refused",
         "told_off",
     )
 
@@ -177,6 +178,8 @@ class Exchange:
         """The session has answered before."""
         self.heard = 0
         """RCPT replies that have come."""
+        self.refused = 0
+        """Those of them that were no."""
         self.told_off = False
         """The session's first answer was 421: we come too fast. A later one says that this session has had enough."""
 
@@ -259,6 +262,7 @@ class Exchange:
 
     def _take_rcpt(self, step: Step, reply: Reply) -> None:
         self.heard += 1
+        self.refused += not reply.positive
         if self._mail is not None:
             return
         if self._fitted is None and step.ordinal and too_many(reply):

@@ -7,6 +7,7 @@ providers in public is marked so. Zero means "no limit" wherever a count is mean
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
+from math import sqrt
 from types import MappingProxyType
 from typing import Any
 
@@ -42,6 +43,11 @@ class ProviderPolicy:
     error_budget_max: int = 0
     """How far the budget may grow while the server slows down for none of them; 0: not at all, since the way to learn
     of a limit is to meet it. A session that stalls makes it smaller in any case."""
+
+    errors_beyond: int = 9
+    """Refusals beyond the budget that a write would meet at the worst: where few recipients are missing, more of them
+    are asked at a time than the budget has left. Postfix ends a session at the 20th refusal (hard error limit). 0:
+    never more than the budget."""
 
     connections_per_s: float = 0.0
     """New connections a second; 0: as many as are needed, until a server complains (421, or 4xx as its banner)."""
@@ -129,6 +135,7 @@ _NEVER_NEGATIVE = (
     "domains_per_transaction",
     "error_budget",
     "error_budget_max",
+    "errors_beyond",
     "connections_per_s",
     "recipients_per_s",
     "nonmail_budget",
@@ -197,6 +204,18 @@ LOST_APART_S = 5.0
 LISTEN_S = 0.2
 """How long one who has said what nobody had asked for is listened to after each write; a round trip and some."""
 
+RECENT = 200
+"""Answers after which older ones count half: a list's next part may be another."""
+
+DOUBT = 5
+"""So many refusals are taken for granted before anything was answered."""
+
+FEW = 0.25
+"""The part of refusals up to which more is asked at a time than could be refused; beyond that little is won by it."""
+
+SAFETY = 3.0
+"""Standard deviations: of hundreds of such writes hardly one meets more refusals than the session has left."""
+
 SLOW_BATCH = 5
 """Slow replies make writes no smaller than this."""
 
@@ -234,6 +253,11 @@ class Learned:
     listen_until: float = 0.0
     """Until then it is waited after each write for a reply too many: once it came after the answers were taken."""
 
+    recent_answers: int = field(default=0, compare=False)
+    """RCPTs that were answered of late, and of these the refused. No lesson to be kept: it is soon learned anew."""
+
+    recent_refusals: int = field(default=0, compare=False)
+
     lost_steps: int = 0
     lost_at: float = float("-inf")
 
@@ -248,6 +272,14 @@ class Learned:
         """A write was answered whole."""
         if self.batch is not None and asked >= self.batch:
             self.batch *= 2
+
+    def counted(self, answers: int, refusals: int) -> None:
+        """So many recipients more were answered, and so many of them refused."""
+        if self.recent_answers > RECENT:
+            self.recent_answers //= 2
+            self.recent_refusals //= 2
+        self.recent_answers += answers
+        self.recent_refusals += refusals
 
     def slowed(self, asked: int) -> None:
         """A write was answered whole, but late: ask less at a time."""
@@ -357,14 +389,38 @@ def may_pipeline(policy: ProviderPolicy, learned: Learned, now: float) -> bool:
     return policy.pipelining and now >= learned.stepwise_until
 
 
+def likely_within(errors: int, learned: Learned) -> int:
+    """Recipients of whom, as things go with this provider, hardly ever more than ``errors`` are refused; 0: unknown.
+
+    The number of refused among n is binomial: the largest n with n p + :data:`SAFETY` deviations at most ``errors``.
+    """
+    p = (learned.recent_refusals + DOUBT) / (learned.recent_answers + DOUBT)
+    if p > FEW:
+        return 0
+    spread = SAFETY * sqrt(p * (1 - p))
+    return int(((sqrt(spread * spread + 4 * p * errors) - spread) / (2 * p)) ** 2)
+
+
+def _write_size(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int | None:
+    """Recipients that a session's error budget allows in one write; None: no limit."""
+    left = errors_left(policy, usage, learned)
+    if not left or not policy.errors_beyond or learned.slows_errors:
+        return left
+    return max(left, min(likely_within(left, learned), left + policy.errors_beyond))
+
+
 def chunk_size(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int:
-    """Recipients that may be asked in one write so that no limit is passed even if all of them are refused."""
+    """Recipients that may be asked in one write.
+
+    No limit is passed even if all of them are refused; but for the error budget where few have been: then it is
+    improbable, and ``errors_beyond`` bounds what could come of it. A stall after refusals ends that.
+    """
     if retire_cause(policy, usage, learned):
         return 0
     limit = transaction_limit(policy, learned)
     resets = nonmail_left(policy, usage)
     room = max(0, limit - usage.recipients) + limit * (1 if resets is None else resets)
-    return min(size for size in (room, errors_left(policy, usage, learned), learned.batch) if size is not None)
+    return min(size for size in (room, _write_size(policy, usage, learned), learned.batch) if size is not None)
 
 
 def may_check(policy: ProviderPolicy, usage: Usage) -> bool:

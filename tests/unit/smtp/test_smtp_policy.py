@@ -2,12 +2,14 @@
 
 import tomllib
 from importlib.resources import files
+from math import comb
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.smtp.policy import (
+    DOUBT,
     LARGE_PROVIDERS,
     Learned,
     PolicyBook,
@@ -16,6 +18,7 @@ from streams.smtp.policy import (
     Usage,
     chunk_size,
     errors_left,
+    likely_within,
     max_age,
     may_reuse,
     nonmail_left,
@@ -163,10 +166,77 @@ def test_lessons():
     assert learned.batch == 2
 
 
-@given(st.builds(Usage, errors=st.integers(0, 30), nonmail=st.integers(0, 12), recipients=st.integers(0, 120)))
-def test_no_write_can_pass_the_error_budget(usage):
+usages = st.builds(Usage, errors=st.integers(0, 30), nonmail=st.integers(0, 12), recipients=st.integers(0, 120))
+answered = st.lists(st.booleans(), max_size=600)
+
+
+def heard(refused: list[bool]) -> Learned:
+    """What is learned of so many answers, each of them a refusal or not."""
+    learned = Learned()
+    for each in refused:
+        learned.counted(1, each)
+    return learned
+
+
+@given(usages)
+def test_no_write_to_a_stranger_can_pass_the_error_budget(usage):
     size = chunk_size(POLICY, usage, Learned())
     assert size == 0 or usage.errors + size <= POLICY.error_budget
+
+
+@given(usages, answered)
+def test_no_write_can_pass_the_error_budget_by_more_than_the_policy_says(usage, refused):
+    size = chunk_size(POLICY, usage, heard(refused))
+    assert size == 0 or usage.errors + size <= POLICY.error_budget + POLICY.errors_beyond
+    assert size >= chunk_size(POLICY, usage, Learned())
+
+
+@pytest.mark.parametrize(
+    ("refused", "errors", "size"),
+    [
+        (0.5, 0, 10),
+        (0.5, 7, 3),
+        (0.3, 0, 10),
+        (0.2, 0, 19),
+        (0.05, 0, 19),
+        (0.05, 7, 8),
+        (0.0, 0, 19),
+        (0.0, 9, 0),
+    ],
+)
+def test_where_few_are_missing_more_are_asked_at_a_time(refused, errors, size):
+    learned = Learned()
+    for _ in range(10):
+        learned.counted(20, int(20 * refused))
+    assert chunk_size(POLICY, Usage(errors=errors), learned) == size
+
+
+@given(st.integers(1, 10), st.integers(0, 100), st.integers(0, 1000))
+def test_more_refusals_than_the_session_has_left_are_improbable(left, refused, answered):
+    learned = Learned(recent_answers=max(refused, answered), recent_refusals=refused)
+    p = (refused + DOUBT) / (max(refused, answered) + DOUBT)
+    many = likely_within(left, learned)
+    within = sum(comb(many, k) * p**k * (1 - p) ** (many - k) for k in range(min(left, many) + 1))
+    assert within > 0.99
+
+
+def test_a_list_that_gets_worse_is_soon_asked_less_at_a_time():
+    learned = heard([False] * 1000)
+    assert chunk_size(POLICY, Usage(), learned) == 19
+    learned.counted(19, 19)
+    learned.counted(19, 19)
+    assert chunk_size(POLICY, Usage(), learned) < 19
+
+
+def test_who_never_wants_to_ask_beyond_the_budget_or_was_slowed_for_it_does_not():
+    learned = heard([False] * 100)
+    assert chunk_size(ProviderPolicy(errors_beyond=0), Usage(), learned) == 10
+    learned.erred(10, POLICY, stalled=True)
+    assert chunk_size(POLICY, Usage(), learned) == 9
+
+
+def test_a_rate_of_refusals_is_no_lesson_to_be_kept():
+    assert heard([True] * 9) == Learned()
 
 
 def test_tls_is_asked_for_where_the_server_insists_unless_told_otherwise():
