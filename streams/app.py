@@ -137,7 +137,7 @@ class _Parts:
             resolver=core.resolver,
             prober=_Measured(core.prober, self.metrics),
             clock=now_ms,
-            sessions_of=lambda provider: core.policies.policy(provider).sessions,
+            sessions_of=core.pool.sessions,
             cancelled=self.cancelled,
             opted_out=core.opt_outs,
         )

@@ -25,6 +25,10 @@ OURS = "mailvet"
 OPEN_FILES = 65_536
 """What a sink of 10,000 servers with a client each needs, and some."""
 
+PATIENCE_S = 300.0
+SLOWEST = 20.0
+"""Addresses a second: a contestant that is slower than this, start and last verdict included, hangs."""
+
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -151,7 +155,7 @@ def run(contestant: Contestant, sink: RunningSink, list_name: str, addresses: Se
 
     The clock runs from its ``ready`` to its last verdict, so that nobody pays for starting up.
 
-    :raises ContestError: it failed, or said something else.
+    :raises ContestError: it failed, said something else, or hung.
     """
     raise_file_limit()
     sink.report()
@@ -159,16 +163,21 @@ def run(contestant: Contestant, sink: RunningSink, list_name: str, addresses: Se
         contestant.argv(in_flight), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     stdin, stdout = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
-    feeder = threading.Thread(target=_feed, args=(stdin, addresses))
-    feeder.start()
-    if stdout.readline() != "ready\n":
-        process.kill()
-        process.wait()
-        raise ContestError(f"{contestant.name} did not say that it was ready")
-    feeder.join()
-    cpu_before, begun = _cpu_of(process.pid), time.monotonic()
-    right, ended = _count_right(stdout)
-    _, status, usage = os.wait4(process.pid, 0)
+    hung = threading.Timer(PATIENCE_S + len(addresses) / SLOWEST, process.kill)
+    hung.start()
+    try:
+        feeder = threading.Thread(target=_feed, args=(stdin, addresses))
+        feeder.start()
+        if stdout.readline() != "ready\n":
+            process.kill()
+            process.wait()
+            raise ContestError(f"{contestant.name} did not say that it was ready")
+        feeder.join()
+        cpu_before, begun = _cpu_of(process.pid), time.monotonic()
+        right, ended = _count_right(stdout)
+        _, status, usage = os.wait4(process.pid, 0)
+    finally:
+        hung.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
     stdout.close()
     if process.returncode:
@@ -224,7 +233,7 @@ def raise_file_limit() -> None:
 
 
 def _feed(stdin: IO[str], addresses: Sequence[str]) -> None:
-    with stdin:
+    with suppress(BrokenPipeError), stdin:
         stdin.writelines(f"{address}\n" for address in addresses)
 
 

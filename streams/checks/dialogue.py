@@ -23,7 +23,7 @@ from streams.dns.answers import MailRoute
 from streams.smtp._async.connection import AsyncSMTPConnection
 from streams.smtp._async.pool import AsyncSMTPPool
 from streams.smtp.errors import ConnectFailed, PoolClosed, PoolTimeout
-from streams.smtp.exchange import Answers
+from streams.smtp.exchange import Answers, too_many
 from streams.smtp.replies import Reply
 from streams.smtp.session import Ended
 
@@ -422,11 +422,11 @@ def _about_session(reply: Reply, *, first: bool) -> bool:
     """True when a reply to RCPT speaks of the session: ask again in another one.
 
     421 after other answers is the end of an error budget (Postfix's hard limit); as the first answer it is what the
-    server has to say. 452 4.5.3 means too many recipients in this transaction (RFC 5321 section 4.5.3.1.10).
+    server has to say.
     """
     if reply.code == 421:
         return not first
-    return reply.enhanced == "4.5.3" or (reply.code == 452 and "too many recipients" in reply.text.lower())
+    return too_many(reply)
 
 
 def _unreachable(failed: ConnectFailed, provider: str) -> Probe:

@@ -5,7 +5,8 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 
-Waiter = tuple[int, "asyncio.Future[None]"]
+Waiter = tuple[int, "asyncio.Future[int]"]
+"""How many are wanted, and the promise of those that are given."""
 
 
 class Credits:
@@ -26,25 +27,30 @@ class Credits:
         """Nobody has credits or waits for some."""
         return self._free == self._limit and not self._waiting
 
+    def allow(self, limit: int) -> None:
+        """There are ``limit`` from now on; who holds more than that keeps them until it gives them back."""
+        self._free += limit - self._limit
+        self._limit = limit
+        self._wake()
+
     @asynccontextmanager
     async def take(self, count: int, who: Hashable = None) -> AsyncIterator[None]:
         """Wait for ``count`` credits; they are given back at the end."""
-        count = min(count, self._limit)
-        await self._acquire(count, who)
+        given = await self._acquire(count, who)
         try:
             yield
         finally:
-            self._give(count)
+            self._give(given)
 
-    async def _acquire(self, count: int, who: Hashable) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def _acquire(self, count: int, who: Hashable) -> int:
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(who, deque()).append((count, turn))
         self._wake()
         try:
-            await turn
+            return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._give(count)
+                self._give(turn.result())
             else:
                 self._leave(who, (count, turn))
                 self._wake()
@@ -64,7 +70,8 @@ class Credits:
     def _wake(self) -> None:
         while self._waiting:
             who, queue = next(iter(self._waiting.items()))
-            count, turn = queue[0]
+            wanted, turn = queue[0]
+            count = min(wanted, self._limit)
             if count > self._free:
                 return
             queue.popleft()
@@ -73,11 +80,14 @@ class Credits:
                 self._waiting[who] = queue  # Behind all others.
             if not turn.done():
                 self._free -= count
-                turn.set_result(None)
+                turn.set_result(count)
 
 
 class CreditsBy:
-    """Credits of their own for each name; a name that nobody uses costs nothing."""
+    """Credits of their own for each name, as many as ``limit`` says when somebody comes for some.
+
+    A name that nobody uses costs nothing.
+    """
 
     def __init__(self, limit: Callable[[Hashable], int]) -> None:
         self._limit = limit
@@ -86,7 +96,9 @@ class CreditsBy:
     @asynccontextmanager
     async def take(self, name: Hashable, count: int, who: Hashable = None) -> AsyncIterator[None]:
         """Wait for ``count`` credits of this name, in turn by ``who`` asks."""
-        credits = self._by_name.setdefault(name, Credits(self._limit(name)))
+        limit = self._limit(name)
+        credits = self._by_name.setdefault(name, Credits(limit))
+        credits.allow(limit)
         try:
             async with credits.take(count, who):
                 yield

@@ -87,7 +87,7 @@ class Target:
 
 
 class Probing:
-    """``clock``: milliseconds since 1970. ``sessions_of``: how many sessions a provider is given, all its shards.
+    """``clock``: milliseconds since 1970. ``sessions_of``: how many sessions a provider, or a shard of one, bears now.
 
     ``cancelled``: uids of requests that nobody waits for any more.
     """
@@ -219,11 +219,12 @@ class Probing:
         """One domain's addresses, when it is the provider's turn; none when their time is over by then."""
         route, provider, lane = piece[0].route, piece[0].provider, task.ticket.lane
         assert route is not None and provider is not None  # noqa: S101, PT018 - _ask_all() chose them
+        asked = shard_name(provider, task.shard, self._settings.provider_shards.get(provider, 1))
         since_ms = self._clock()
         with self._in_flight(lane, len(piece)):
             tenant = task.ticket.tenant
             async with (
-                self._turns.take((lane, provider), len(piece), tenant),
+                self._turns.take((lane, asked), len(piece), tenant),
                 self._lanes[lane].take(len(piece), tenant),
             ):
                 waited_ms += max(0, self._clock() - since_ms)
@@ -234,7 +235,7 @@ class Probing:
                     return [replace(learned, opted_out=True) for learned in piece]
                 probes = await self._prober.ask(
                     route,
-                    shard_name(provider, task.shard, self._settings.provider_shards.get(provider, 1)),
+                    asked,
                     [learned.prepared for learned in piece],
                     catch_all_probe=task.ticket.options.catch_all_probe and traits_of(provider).catch_all_probe_useful,
                     lane=lane,

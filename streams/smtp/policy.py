@@ -192,6 +192,9 @@ class PolicyBook:
         return replace(self.default, **changes) if changes else self.default
 
 
+RELEARN_S = 3600.0
+"""Limits that a server has taught us are tried anew after so long: what stands behind a name changes."""
+
 STEPWISE_S = 900.0
 """How long a provider that lost its step is asked one command at a time; then pipelining is tried again."""
 
@@ -258,6 +261,11 @@ class Learned:
 
     recent_refusals: int = field(default=0, compare=False)
 
+    taught: tuple[int | None, bool, bool] = field(default=(None, False, False), compare=False)
+    """The limits as they were when last looked at, and since when they are so."""
+
+    taught_at: float = field(default=float("-inf"), compare=False)
+
     lost_steps: int = 0
     lost_at: float = float("-inf")
 
@@ -280,6 +288,16 @@ class Learned:
             self.recent_refusals //= 2
         self.recent_answers += answers
         self.recent_refusals += refusals
+
+    def forget(self, now: float) -> None:
+        """Give up limits that have stood for :data:`RELEARN_S`; to be called now and then."""
+        limits = (self.rcpt_per_transaction, self.one_domain, self.slows_errors)
+        if limits != self.taught:
+            self.taught, self.taught_at = limits, now
+        elif any(limits) and now >= self.taught_at + RELEARN_S:
+            if self.slows_errors:
+                self.error_budget = None
+            self.rcpt_per_transaction, self.one_domain, self.slows_errors = None, False, False
 
     def slowed(self, asked: int) -> None:
         """A write was answered whole, but late: ask less at a time."""

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ops.bench.contest import Contestant, run, running_sink
+import pytest
+
+from ops.bench import contest
+from ops.bench.contest import Contestant, ContestError, run, running_sink
 from ops.bench.lists import LISTS, exists
 from ops.bench.pools import compare
 from ops.bench.postfix import measure_on_postfix
@@ -36,6 +39,14 @@ def test_a_contestant_that_says_yes_to_all_is_half_right() -> None:
     with running_sink(SinkConfig(hosts=1)) as sink:
         seen = run(Contestant("yes", (sys.executable, "-c", script), (1,)), sink, "A", addresses, 1)
     assert seen.right == sum(map(exists, addresses)) == len(addresses) / 2
+
+
+@pytest.mark.parametrize("script", ["input()", "print('ready', flush=True); input()"], ids=["at once", "later"])
+def test_a_contestant_that_hangs_is_ended(script, monkeypatch) -> None:
+    monkeypatch.setattr(contest, "PATIENCE_S", 0.5)
+    command = (sys.executable, "-c", f"import time; {script}; time.sleep(60)")
+    with running_sink(SinkConfig(hosts=1)) as sink, pytest.raises(ContestError, match=r"ready|exit code -9"):
+        run(Contestant("slow", command, (1,)), sink, "A", ["a@x.test"], 1)
 
 
 def test_both_pools_ask_everybody_and_leave_nothing_open() -> None:

@@ -214,6 +214,7 @@ class SMTPConnection:
             self._window.add(now, failed=ended is not None)
             self._learn_of_surplus()
             self._learned.counted(exchange.heard, exchange.refused)
+            self._learned.forget(now)
             slow = self._is_slow(exchange)
             if ended is None:
                 (self._learned.slowed if slow else self._learned.answered)(exchange.heard)

@@ -36,6 +36,53 @@ async def test_who_asks_for_more_than_all_gets_all() -> None:
     assert credits.idle
 
 
+async def test_more_of_them_are_given_to_who_waits() -> None:
+    credits, log, release = Credits(2), [], asyncio.Event()
+    tasks = [asyncio.create_task(hold(credits, 2, log, name, release)) for name in "ab"]
+    await settle()
+    assert log == ["a"]
+    credits.allow(4)
+    await settle()
+    assert log == ["a", "b"]
+    release.set()
+    await asyncio.gather(*tasks)
+    assert credits.idle
+
+
+async def test_fewer_of_them_are_all_that_a_waiter_gets() -> None:
+    credits, log, release = Credits(4), [], asyncio.Event()
+    tasks = [asyncio.create_task(hold(credits, 4, log, name, release)) for name in "ab"]
+    await settle()
+    credits.allow(2)
+    await settle()
+    assert log == ["a"], "who has more than there are keeps them"
+    release.set()
+    await asyncio.gather(*tasks)
+    assert log == ["a", "b"]
+    assert credits.idle
+
+
+async def test_how_many_a_name_has_is_asked_each_time() -> None:
+    limits, log, release = {"x": 1}, [], asyncio.Event()
+    credits = CreditsBy(limits.__getitem__)
+
+    async def take(name: str) -> None:
+        async with credits.take("x", 1):
+            log.append(name)
+            await release.wait()
+
+    tasks = [asyncio.create_task(take(name)) for name in "ab"]
+    await settle()
+    assert log == ["a"]
+    limits["x"] = 3
+    tasks.append(asyncio.create_task(take("c")))
+    await settle()
+    assert sorted(log) == ["a", "b", "c"]
+    release.set()
+    await asyncio.gather(*tasks)
+    assert not len(credits)
+
+
 async def test_a_waiter_that_gives_up_leaves_its_place() -> None:
     credits, log, release = Credits(2), [], asyncio.Event()
     first = asyncio.create_task(hold(credits, 1, log, "a", release))

@@ -275,3 +275,26 @@ def test_a_stall_that_has_nothing_to_do_with_refusals_teaches_nothing_of_them(er
     learned = Learned()
     learned.erred(errors, ProviderPolicy(error_budget=budget), stalled=True)
     assert learned == Learned()
+
+
+def test_limits_are_tried_anew_after_an_hour():
+    learned = Learned()
+    learned.forget(0.0)
+    learned.too_many(5)
+    learned.forget(10.0)
+    learned.one_domain = True
+    learned.erred(9, POLICY, stalled=True)
+    learned.forget(3000.0)
+    learned.forget(6599.0)
+    assert (learned.rcpt_per_transaction, learned.one_domain, learned.error_budget) == (5, True, 8)
+    learned.forget(6600.0)
+    assert learned == Learned()
+
+
+def test_a_budget_that_has_grown_is_no_limit_to_be_tried_anew():
+    policy, learned = ProviderPolicy(error_budget_max=15), Learned()
+    learned.erred(9, policy, stalled=False)
+    learned.too_many(5)
+    learned.forget(0.0)
+    learned.forget(4000.0)
+    assert (learned.rcpt_per_transaction, learned.error_budget) == (None, 13)
