@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -28,6 +29,9 @@ OPEN_FILES = 65_536
 PATIENCE_S = 300.0
 SLOWEST = 20.0
 """Addresses a second: a contestant that is slower than this, start and last verdict included, hangs."""
+
+RSS_EVERY = 250
+"""Verdicts after which the contestant's memory is looked at."""
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -174,7 +178,7 @@ def run(contestant: Contestant, sink: RunningSink, list_name: str, addresses: Se
             raise ContestError(f"{contestant.name} did not say that it was ready")
         feeder.join()
         cpu_before, begun = _cpu_of(process.pid), time.monotonic()
-        right, ended = _count_right(stdout)
+        right, ended, rss_mb = _count_right(stdout, process.pid)
         _, status, usage = os.wait4(process.pid, 0)
     finally:
         hung.cancel()
@@ -190,7 +194,7 @@ def run(contestant: Contestant, sink: RunningSink, list_name: str, addresses: Se
         right,
         ended - begun,
         usage.ru_utime + usage.ru_stime - cpu_before,
-        usage.ru_maxrss / 1024,
+        rss_mb or usage.ru_maxrss / 1024,
         sink.report(),
     )
 
@@ -237,21 +241,42 @@ def _feed(stdin: IO[str], addresses: Sequence[str]) -> None:
         stdin.writelines(f"{address}\n" for address in addresses)
 
 
-def _count_right(stdout: IO[str]) -> tuple[int, float]:
-    """Right verdicts, and when the last verdict came: what a contestant does after it is not counted."""
-    right, ended = 0, time.monotonic()
-    for line in stdout:
+def _count_right(stdout: IO[str], pid: int) -> tuple[int, float, float]:
+    """Right verdicts, when the last one came, and the memory until then: what is done after it is not counted."""
+    right, rss_mb, ended = 0, 0.0, time.monotonic()
+    for number, line in enumerate(stdout):
         address, _, verdict = line.rstrip("\n").partition("\t")
         right += verdict == ("deliverable" if exists(address) else "undeliverable")
         ended = time.monotonic()
-    return right, ended
+        if number % RSS_EVERY == 0:
+            rss_mb = max(rss_mb, _peak_mb_of(pid))
+    return right, ended, rss_mb
+
+
+def _peak_mb_of(pid: int) -> float:
+    """The most that the largest of a process and its children has held (VmHWM); 0 where there is no /proc.
+
+    ``wait4`` would not do: what it reports is no less than what our own process held when it forked.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0.0
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return max([int(found[1]) / 1024 if found else 0.0, *map(_peak_mb_of, _children_of(pid))])
+
+
+def _children_of(pid: int) -> list[int]:
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    except OSError:
+        return []
 
 
 def _cpu_of(pid: int) -> float:
     """CPU seconds of a process that runs and of its children; 0 where there is no /proc."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S + sum(_cpu_of(int(child)) for child in children)
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S + sum(map(_cpu_of, _children_of(pid)))

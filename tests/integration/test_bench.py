@@ -39,6 +39,7 @@ def test_a_contestant_that_says_yes_to_all_is_half_right() -> None:
     with running_sink(SinkConfig(hosts=1)) as sink:
         seen = run(Contestant("yes", (sys.executable, "-c", script), (1,)), sink, "A", addresses, 1)
     assert seen.right == sum(map(exists, addresses)) == len(addresses) / 2
+    assert 1 < seen.rss_mb < 30, "its own memory, not that of who started it"
 
 
 @pytest.mark.parametrize("script", ["input()", "print('ready', flush=True); input()"], ids=["at once", "later"])
