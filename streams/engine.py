@@ -100,7 +100,8 @@ class Engine(faust.App):
         """The records in memory are as large as may be."""
         held = sum(delivery.held_bytes for delivery in self.deliveries.values())
         waiting = (event.message for queue in self.queues.values() for event in cast(Any, queue)._queue)
-        return held + sum(message.serialized_value_size for message in waiting) > STREAM_BYTES
+        sizes: Iterable[int] = (message.serialized_value_size for message in waiting)
+        return held + sum(sizes) > STREAM_BYTES
 
     def committed(self, tp: TP) -> int | None:
         """The offset that was committed last, as far as is known; None if none was."""
