@@ -10,7 +10,7 @@ from streams.records import Unusable
 M = TypeVar("M", bound=BaseModel)
 
 MAX_PROBLEMS: Final = 100
-"""Looked at of one value: a stranger's megabyte holds 90,000 fields that there are not, and telling of each took 4 s."""
+"""Looked at of one value: a megabyte holds 90,000 fields that there are not, and telling of each took 4 s."""
 
 
 def encode(record: BaseModel) -> bytes:
