@@ -16,10 +16,10 @@ from schemas.topics import (
     ADMISSIONS_BULK,
     ADMISSIONS_INTERACTIVE,
     DEADLETTERS,
+    KEY_COMMANDS,
+    LEADING,
     PREFIX,
     REQUESTS,
-    RESULTS,
-    TOPICS,
 )
 from streams.delivery.dead_letters import (
     HEADER,
@@ -34,7 +34,7 @@ from streams.records import Outgoing
 
 M = TypeVar("M", bound=BaseModel)
 
-ORIGINS: Final = tuple(topic.name for topic in TOPICS if topic not in (DEADLETTERS, RESULTS))
+ORIGINS: Final = tuple(topic.name for topic in (*LEADING, KEY_COMMANDS))
 """What roles read: a dead letter comes from there, and nothing else is ever written by a replay."""
 
 MAX_REPLAYS: Final = 3

@@ -30,7 +30,7 @@ from streams.metrics import Metrics
 from streams.settings import Settings
 from streams.subscription import Subscription
 from streams.tables import DurableTable, TableDeclaration, app_id
-from streams.wire import read_anything
+from streams.wire import read_anything, weight
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +99,9 @@ class Engine(faust.App):
     def is_full(self) -> bool:
         """The records in memory are as large as may be."""
         held = sum(delivery.held_bytes for delivery in self.deliveries.values())
-        waiting = (event.message.value for queue in self.queues.values() for event in cast(Any, queue)._queue)
-        return held + sum(len(value) for value in waiting if value is not None) > STREAM_BYTES
+        waiting = (event.message for queue in self.queues.values() for event in cast(Any, queue)._queue)
+        sizes: Iterable[int] = (message.serialized_value_size for message in waiting)
+        return held + sum(sizes) > STREAM_BYTES
 
     def committed(self, tp: TP) -> int | None:
         """The offset that was committed last, as far as is known; None if none was."""
@@ -228,6 +229,12 @@ class _Consumer(driver.Consumer):
             held, self._held = self._held, set()
             super().resume_partitions(held)
             super().resume_flow()
+
+    def _to_message(self, tp: TP, record: Any) -> Any:
+        # Nobody else asks for this size; the sum over all that wait is asked for again and again.
+        message = super()._to_message(tp, record)
+        message.serialized_value_size = weight(record)
+        return message
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
         # Nobody is told when a record's bytes are let go, so one looks.

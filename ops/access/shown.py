@@ -38,13 +38,12 @@ def as_json(access: Access) -> str:
 def commands(access: Access) -> Iterator[str]:
     """A shell script; each password is read from the file of its user in ``$PASSWORDS``."""
     yield "set -eu"
-    yield "umask 077; SCRAM=$(mktemp)"
+    yield "umask 077; SCRAM=$(mktemp); trap 'rm -f \"$SCRAM\"' EXIT"
     for user in sorted(access.users):
         # By a file: what stands on a command line, every process of the machine can read.
         yield f"""printf 'SCRAM-SHA-512=password=%s\\n' "$(head -n1 "$PASSWORDS"/{shlex.quote(user)})" > "$SCRAM\""""
         entity = f"--entity-type users --entity-name {shlex.quote(user)}"
         yield f'kafka-configs.sh {ADMIN} --alter {entity} --add-config-file "$SCRAM"'
-    yield 'rm -f "$SCRAM"'
     for grant in sorted(access.grants):
         yield f"kafka-acls.sh {ADMIN} --add {_options(grant)}"
 

@@ -37,6 +37,10 @@ def servers(_ctx: object, _param: object, value: str | None) -> str | None:
     """A click callback: ``HOST:PORT[,HOST:PORT]``, or nothing."""
     if value is None:
         return None
+    if "@" in value:  # Its password is not repeated.
+        raise click.BadParameter(
+            "HOST:PORT[,HOST:PORT] alone: user and password are KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD_FILE"
+        )
     try:
         return ",".join(_server(part.strip()) for part in value.split(","))
     except ValueError:

@@ -89,10 +89,18 @@ def _secret_file(path: Path | None) -> Iterator[Callable[[str], None] | None]:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise UserError(f"{path} can't be made: {error.strerror}") from None
+    written = False
+
+    def write(secret: str) -> None:
+        nonlocal written
+        _write_all(descriptor, secret.encode())
+        written = True
+
     try:
-        yield lambda secret: _write_all(descriptor, secret.encode())
+        yield write
     except BaseException:
-        path.unlink(missing_ok=True)
+        if not written:  # Else it is the only copy there is, whatever went wrong since.
+            path.unlink(missing_ok=True)
         raise
     finally:
         os.close(descriptor)

@@ -17,6 +17,7 @@ from ops import keys
 from ops.cli import keypage
 from ops.cli.errors import Unfinished, UserError
 from ops.cli.kafka import bootstrap_option, silence_client
+from ops.cli.keyoptions import first_problem
 from ops.cli.output import json_line, printable
 from schemas.keys import KeyCommand, KeyEvent, Outcome, TenantCommand
 
@@ -53,8 +54,7 @@ class Office(Place):
                 **fields,
             )
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise UserError(first_problem(error)) from None
         event = asyncio.run(keys.carry_out(self.bootstrap, self.namespace, given, self.within_s))
         if (event.verb, event.key) != (given.verb, fields.get("key")):
             raise UserError("--command-id was that of another command, which was answered long ago")

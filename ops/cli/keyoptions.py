@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
+from pydantic import TypeAdapter, ValidationError
 
 from ops.cli.output import printable
-from schemas import signing
+from schemas import base, signing
 from schemas.base import KEY_NAME_PATTERN
 from schemas.keys import OPTIONS, Policy, Scopes
 from schemas.request import MAX_ADDRESSES
@@ -18,6 +19,7 @@ from streams.checks.lists import ascii_domain
 _SPAN = re.compile(r"([0-9]{1,6})([smhdw])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _NONE = "none"
+_REQUEST_ID: TypeAdapter[str] = TypeAdapter(base.RequestId)
 
 
 class KeyId(click.ParamType):
@@ -62,6 +64,18 @@ class Domain(click.ParamType):
         return str(domain)
 
 
+class RequestId(click.ParamType):
+    """What a client calls a request (:data:`schemas.base.RequestId`)."""
+
+    name = "ID"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        try:
+            return str(_REQUEST_ID.validate_python(value))
+        except ValidationError:
+            self.fail(f"{printable(value)!r} is no request id: 1 to 128 printable characters", param, ctx)
+
+
 class Span(click.ParamType):
     """``0``, ``30s``, ``90m``, ``24h``, ``7d``, ``2w``."""
 
@@ -89,16 +103,16 @@ class When(click.ParamType):
             return value
         if value in self._words:
             return str(value)
-        if _SPAN.fullmatch(value):
-            return datetime.now(UTC) + Span().convert(value, param, ctx)
         try:
+            if _SPAN.fullmatch(value):
+                return datetime.now(UTC) + Span().convert(value, param, ctx)
             moment = datetime.fromisoformat(value)
-        except ValueError:
+            return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        except (ValueError, OverflowError):
             words = "".join(f", or {word}" for word in self._words)
             self.fail(
                 f"{printable(value)!r}: write 2027-01-31T00:00:00Z, or a span from now such as 90d{words}", param, ctx
             )
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class Limit(click.ParamType):
@@ -154,8 +168,15 @@ def changed(policy: Policy, limits: Mapping[str, Any]) -> Policy:
     """
     try:
         return Policy.model_validate({**policy.model_dump(), **limits})
-    except ValueError as error:
-        raise click.UsageError(" ".join(str(error).split())) from None
+    except ValidationError as error:
+        raise click.UsageError(first_problem(error)) from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """What is wrong first, and where, in one line."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = "".join(f"{part}: " for part in first["loc"])
+    return f"{where}{first['msg'].removeprefix('Value error, ')}"
 
 
 def scopes_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -209,6 +209,8 @@ def policy(
     if define:
         raise UserError("policies by name belong to tenants: name the tenant alone")
     key: Pair = KeyId().convert(name, None, None)
+    if not any((limits, named, scopes, not_before, expires)):
+        raise UserError("say what to change: limits such as --daily, or --policy, --scope, --not-before or --expires")
     before = _book_of(office, key).policy(key) if limits else STANDARD
     event = office.give(
         records.Change,

@@ -12,7 +12,7 @@ from ops.cli.config import load_settings
 from ops.cli.errors import Unfinished
 from ops.cli.keyfile import KEY_ID_VARIABLE, KEY_VARIABLE, read_credential
 from ops.cli.keyoffice import Place, place_of, place_options, whoever
-from ops.cli.keyoptions import Name
+from ops.cli.keyoptions import Name, RequestId
 from ops.cli.output import json_line, printable
 from ops.requests.cancel import ask_to_cancel, order_to_cancel
 from ops.requests.reading import find
@@ -53,7 +53,7 @@ def _credential(options: dict[str, Any]) -> BearerKey | SigningKey:
 
 
 @command.command()
-@click.argument("request_id", metavar="ID")
+@click.argument("request_id", metavar="ID", type=RequestId())
 @_options
 def status(request_id: str, within_s: float, tenant: str | None, **options: Any) -> None:
     """What became of a request.
@@ -81,7 +81,7 @@ def _show(place: Place, found: Status) -> None:
 
 
 @command.command()
-@click.argument("request_id", metavar="ID")
+@click.argument("request_id", metavar="ID", type=RequestId())
 @click.option("--actor", envvar="MAILVET_ACTOR", help="Who orders it, with --tenant; USER@HOST by default.")
 @_options
 def cancel(request_id: str, within_s: float, tenant: str | None, actor: str | None, **options: Any) -> None:

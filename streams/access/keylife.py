@@ -6,7 +6,7 @@ command leads out of it, and a name is never used twice, so no replay raises a k
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
@@ -81,6 +81,7 @@ def apply(command: KeyCommand | TenantCommand, tenant: TenantRecord, key: KeyRec
     key_after: KeyRecord | None
     try:
         _in_time(command.issued_at, at)
+        _in_years(command)
         if isinstance(command, KeyCommand):
             key_after = _changed(key, _of_key(command, tenant, key, at), at)
             after, same = tenant, key_after is key
@@ -278,6 +279,17 @@ def _in_time(issued_at: datetime, at: datetime) -> None:
         raise _Refusal(
             Refused.STALE, f"more than {WINDOW.seconds // 60} minutes from the broker's clock: give the command again"
         )
+
+
+def _in_years(command: KeyCommand | TenantCommand) -> None:
+    """Every time of the command, and the end of its grace, is one that can be written in UTC."""
+    moments = (getattr(command, name, None) for name in ("starts_at", "not_before", "expires_at"))
+    try:
+        for moment in moments:
+            if isinstance(moment, datetime):
+                moment.astimezone(UTC) + timedelta(seconds=getattr(command, "grace_s", 0))
+    except OverflowError:
+        raise _Refusal(Refused.BAD_TIMES, "a time lies beyond the years 1 to 9999") from None
 
 
 def _check_policy(policy: str | Policy, tenant: TenantRecord) -> None:

@@ -19,7 +19,7 @@ from streams.metrics import Labels, Metrics
 from streams.records import Incoming, Outgoing, Unusable
 from streams.subscription import Subscription
 from streams.tables import changes
-from streams.wire import UNREADABLE
+from streams.wire import UNREADABLE, weight
 
 LOG_APPEND_TIME = 1
 """Kafka's number for timestamps of the broker."""
@@ -196,7 +196,7 @@ class Delivery:
 
     @property
     def held_bytes(self) -> int:
-        """The values of the records that are worked on, or wait for their turn to be acknowledged."""
+        """Of the records that are worked on, or wait for their turn to be acknowledged."""
         return sum(lane.held_bytes for lane in self._lanes.values())
 
     def oldest_unacked(self) -> Mapping[Labels, float]:
@@ -217,7 +217,7 @@ class Delivery:
         lane = self._lane(message)
         lane.acks.add(message.offset)
         lane.events[message.offset] = event
-        lane.held_bytes += len(message.value or b"")
+        lane.held_bytes += weight(message)
         lane.since[message.offset] = self._clock()
         self._records_in.inc()
         self._recent.begun(max(0.0, self._now().timestamp() - (message.timestamp or 0.0)))
@@ -293,7 +293,7 @@ class Delivery:
         for offset in lane.acks.done(record.offset):
             del lane.since[offset]
             event = lane.events.pop(offset)
-            lane.held_bytes -= len(event.message.value or b"")
+            lane.held_bytes -= weight(event.message)
             event.ack()
 
     def _let_go(self, lane: _Lane, partition: int) -> None:

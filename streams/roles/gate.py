@@ -31,7 +31,7 @@ from streams.access.decisions import Account, Asked, Decision, Last, Refusal, Te
 from streams.access.keys import Key, Proof
 from streams.access.presented import Presented
 from streams.access.standing import STANDING, standing
-from streams.codec import decode, encode, unusable
+from streams.codec import decode, encode, problems_of, unusable
 from streams.metrics import Metrics
 from streams.records import Incoming, Outgoing, Unusable
 from streams.roles.keyring import Keyring
@@ -353,8 +353,7 @@ def _read(value: bytes) -> Request | Cancel:
 
 def _has_cancel(error: ValidationError) -> bool:
     """Whether what is no request has the field that makes a cancel of it."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    return any(problem["loc"] == ("cancel",) for problem in problems)
+    return any(problem["loc"] == ("cancel",) for problem in problems_of(error))
 
 
 def _read_cancel(value: bytes) -> Cancel:

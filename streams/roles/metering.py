@@ -36,7 +36,7 @@ class Metering:
         self._ledger = ledger
         self._kept = kept
         self._round = Round(ledger)
-        self._written: dict[bytes, int] = {}
+        self._written: dict[bytes, bytes] = {}  # Rows as the topic has them.
         self._changed: dict[bytes, None] = {}
         self._next_ms = 0
 
@@ -77,17 +77,18 @@ class Metering:
 
     def report(self, now_ms: int) -> Iterator[Outgoing]:
         """Rows that changed, for the topic: at most every :data:`EVERY_MS`. Call it about once a second."""
-        self._changed.update(dict.fromkeys(name for name in self._round.next() if KIND in name))
+        others = (name for name in self._round.next() if KIND in name and not self._is_written(name))
+        self._changed.update(dict.fromkeys(others))
         if now_ms < self._next_ms:
             return
         self._next_ms = now_ms + EVERY_MS
-        self._written = {name: revision for name, revision in self._written.items() if name in self._ledger}
+        self._written = {name: row for name, row in self._written.items() if name in self._ledger}
         for name in list(self._changed)[:MOST]:
             del self._changed[name]
             found = self._ledger.get(name)
-            usage = decode(Metered, found).usage if found is not None else None
-            if usage is not None and self._written.get(name) != usage.revision:
-                self._written[name] = usage.revision
+            if found is not None and not self._is_written(name):
+                self._written[name] = found
+                usage = decode(Metered, found).usage
                 yield Outgoing(USAGE.name, usage.record_key.encode(), encode(usage))
 
     def is_over(self, name: bytes, now_ms: int) -> bool:
@@ -97,7 +98,10 @@ class Metering:
             return False
         usage = decode(Metered, found).usage
         day = datetime.strptime(usage.day, "%Y-%m-%d").replace(tzinfo=UTC)
-        return self._written.get(name) == usage.revision and day + self._kept < instant(now_ms)
+        return self._is_written(name) and day + self._kept < instant(now_ms)
+
+    def _is_written(self, name: bytes) -> bool:
+        return self._written.get(name) == self._ledger.get(name)
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 

@@ -144,9 +144,12 @@ class Probing:
             return await self._work(decode(Task, record.value), max(0, self._clock() - since_ms))
 
     def _put_aside(self, record: Incoming) -> Sequence[Outgoing]:
-        """The task as it is, to the first tier. Its attempts are not used up: nobody was asked."""
-        ticket = decode(Task, record.value).ticket
-        self._metrics.tasks_put_aside.labels(ticket.lane).inc()
+        """The task as it is, to the first tier, unless its time is over. Its attempts are not used up: nobody was
+        asked."""
+        task = decode(Task, record.value)
+        if not self._left_s(task):
+            return ()
+        self._metrics.tasks_put_aside.labels(task.ticket.lane).inc()
         times = record.headers.get(PUT_ASIDE, b"0")
         count = int(times) + 1 if times.isdigit() else 1
         kept = ((name, value) for name, value in record.headers.items() if name != PUT_ASIDE)

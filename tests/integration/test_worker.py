@@ -109,10 +109,11 @@ async def test_a_header_name_that_is_not_utf_8_ends_no_worker(installed: Install
     assert await asyncio.to_thread(terminate, process) == (0, "")
 
 
-async def test_a_batch_that_unpacks_to_gigabytes_ends_no_worker(installed: Installation) -> None:
+@pytest.mark.parametrize("made", ["gigabytes", "headers"])
+async def test_a_batch_that_unpacks_to_far_too_much_ends_no_worker(installed: Installation, made: str) -> None:
     process, _ = await asyncio.to_thread(worker, installed, "--role", "gate")
     name = REQUESTS.named(installed.namespace).name
-    bomb = _bomb(1024**3)
+    bomb = _bomb(1024**3) if made == "gigabytes" else _bomb(0, headers=7 * 1024**2)
     assert len(bomb) < 4 * 1024**2
     async with AIOKafkaProducer(bootstrap_servers=installed.broker.bootstrap) as producer:
         await producer.partitions_for(name)
@@ -132,15 +133,16 @@ def _peak_mib(process: "subprocess.Popen[str]") -> float:
     return kib / 1024
 
 
-def _bomb(size: int) -> bytes:
-    """A batch of one record of so many zeros, packed by zstd a piece at a time as a stranger can."""
+def _bomb(size: int, headers: int = 0) -> bytes:
+    """A batch of one record of so many zeros and nameless headers, packed by zstd in pieces, as a stranger can."""
     piece = bytes(16 * 1024**2)
     body = b"\x00\x00\x00\x01" + _varint(size)  # attributes, time and offset deltas, no key, the value's length
+    tail = _varint(headers) + b"\x00\x00" * headers
     packer = cramjam.zstd.Compressor(level=1)
-    packer.compress(_varint(len(body) + size + 1) + body)
+    packer.compress(_varint(len(body) + size + len(tail)) + body)
     for _ in range(size // len(piece)):
         packer.compress(piece)
-    packer.compress(b"\x00")  # no headers
+    packer.compress(tail)
     packed = bytes(packer.finish())
     now = round(time.time() * 1000)
     head = struct.pack(">hiqqqhii", 4, 0, now, now, -1, -1, -1, 1)

@@ -1,6 +1,6 @@
 """The life of a key: every command in every state, rotation and its way back, and that revoked is the end."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -273,6 +273,18 @@ def test_a_key_does_not_expire_before_it_begins() -> None:
     life = alive(not_before=NOON + HOUR)
     assert life.do(Change, expires_at=NOON + HOUR).refused is Refused.BAD_TIMES
     assert alive().do(Change, expires_at=NOON - HOUR).outcome is Outcome.APPLIED, "that ends a key at once"
+
+
+def test_a_time_that_no_calendar_has_is_refused_and_answered() -> None:
+    last = datetime(9999, 12, 31, 23, tzinfo=UTC)
+    beyond = last.replace(tzinfo=timezone(-12 * HOUR))
+    assert alive().rotate("b", starts_at=last, grace=timedelta(0)).outcome is Outcome.APPLIED
+    for life, said in (
+        (alive(), alive().rotate("b", starts_at=last)),
+        (Life(), Life().do(Create, not_before=beyond)),
+        (alive(), alive().do(Change, expires_at=beyond)),
+    ):
+        assert (said.refused, said.key) == (Refused.BAD_TIMES, life.key)
 
 
 def test_a_tenants_limits_policies_and_suspension() -> None:

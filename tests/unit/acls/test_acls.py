@@ -143,6 +143,7 @@ def test_the_plan_the_json_and_the_commands_say_the_same() -> None:
     } in said["acls"]
     assert len(list(plan(access))) == len(access.users) + len(access.grants)
     script = list(commands(access))
+    assert script[1].endswith("trap 'rm -f \"$SCRAM\"' EXIT"), "no password is left behind where a command fails"
     assert sum(line.startswith("kafka-acls.sh ") for line in script) == len(access.grants)
     assert sum(line.startswith("kafka-configs.sh ") for line in script) == len(access.users)
     assert any(

@@ -12,11 +12,13 @@ from aiokafka import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ops.access.rights import ROLES
 from ops.cli import letterbox
 from ops.cli.errors import Unfinished
 from ops.cli.letterbox import Letterbox, Span
 from ops.deadletters import (
     MAX_REPLAYS,
+    ORIGINS,
     Filter,
     Letter,
     full_topic,
@@ -273,3 +275,7 @@ async def offsets(broker: Broker) -> list[int]:
     """Of what is read of a span of five records."""
     box = Letterbox(cast(Any, broker), "")
     return [each.offset async for each in box.read(Span("t", {0: 0}, {0: 5}, {0: 9}))]
+
+
+def test_a_replay_writes_only_what_roles_read() -> None:
+    assert set(ORIGINS) == {topic.name for rights in ROLES.values() for topic in rights.reads}

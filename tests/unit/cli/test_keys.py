@@ -113,6 +113,17 @@ def test_a_secret_whose_command_failed_is_shown_to_nobody(gate: Gate, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_secret_that_was_written_stays_whatever_comes_after(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keypage, "said", gone)
+    gate.run("create", "acme_k1", "--out", str(tmp_path / "key.pem"), code=130)
+    assert "PRIVATE KEY" in (tmp_path / "key.pem").read_text()
+
+
 def test_a_command_given_again_under_its_id_has_lost_its_secret(gate: Gate) -> None:
     again = ("create", "acme_k1", "--command-id", "0" * 32)
     gate.silent = True
@@ -256,13 +267,19 @@ def test_limits_of_a_tenant_and_its_suspension(gate: Gate) -> None:
         (("a b", "--daily", "5"), "letters, digits"),
         (("acme_k1", "--define", "x", "--daily", "5"), "belong to tenants"),
         (("acme_k1", "--policy", "x", "--daily", "5"), "limits that stand elsewhere"),
-        (("acme_k1",), "changes something"),
+        (("acme_k1",), "say what to change"),
+        (("acme_k1", "--expires", "999999w"), "write 2027-01-31T00:00:00Z"),
+        (("acme_k1", "--not-before", "9999-12-31T23:59:59-12:00"), "write 2027-01-31T00:00:00Z"),
+        (("acme_k1", "--daily", "5", "--bootstrap", "me:s3cret@host:9092"), "alone: user and password"),
         (("acme_k9", "--daily", "5"), "there is no key acme_k9"),
     ],
 )
 def test_what_makes_no_sense_is_said_in_a_sentence(gate: Gate, arguments: tuple[str, ...], sentence: str) -> None:
     gate.run("create", "acme_k1")
-    assert sentence in gate.run("policy", *arguments, code=2)[1]
+    said = gate.run("policy", *arguments, code=2)[1]
+    assert sentence in said
+    assert "s3cret" not in said
+    assert "pydantic" not in said
 
 
 @pytest.mark.parametrize("verb", ["disable", "enable", "rollback", "revoke"])

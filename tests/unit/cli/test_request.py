@@ -160,3 +160,10 @@ def test_what_does_not_run_is_told_and_not_ordered(
     ended, _, err = say("cancel", "r1", "--tenant", "acme")
     assert (ended, orders) == (code, [])
     assert said in err
+
+
+@pytest.mark.parametrize("verb", ["status", "cancel"])
+@pytest.mark.parametrize("name", ["", "a\nb", "\udcff", "x" * 129])
+def test_what_can_be_no_request_id_is_said_so(say: Say, verb: str, name: str) -> None:
+    code, _, err = say(verb, name, "--tenant", "acme")
+    assert (code, "is no request id: 1 to 128 printable characters" in err) == (2, True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,15 @@ from ops.cli.keyfile import mint
 from schemas.keys import Kind
 from schemas.pipeline import DeadLetter
 from schemas.topics import DEADLETTERS
-from streams.delivery.dead_letters import HEADER, MAX_HEADERS_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, dead_letter
+from streams.delivery import dead_letters
+from streams.delivery.dead_letters import (
+    _LONGEST,
+    HEADER,
+    MAX_HEADERS_BYTES,
+    MAX_KEY_BYTES,
+    MAX_VALUE_BYTES,
+    dead_letter,
+)
 from streams.delivery.producer import MAX_RECORD_BYTES
 from streams.records import Incoming, Outgoing, Unusable
 
@@ -85,6 +94,32 @@ def test_a_key_in_the_wrong_place_is_redacted(kind: Kind) -> None:
     for part in (made.value, made.key, *(value for _, value in made.headers)):
         assert hidden.encode() not in (part or b"")
     assert about(made).sha256 == hashlib.sha256(misplaced).hexdigest()
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("before", [0, 1, 300])
+def test_no_half_of_a_key_is_left_where_a_value_is_cut(kind: Kind, before: int) -> None:
+    secret = (mint(kind, "acme", "k1").secret or "").strip().encode()
+    hidden = secret.split(b"_")[3] if kind is Kind.BEARER else secret.splitlines()[2]
+    for cut in (MAX_VALUE_BYTES, MAX_VALUE_BYTES + _LONGEST):
+        for part in (1, len(secret) // 2, len(secret) - 1):
+            value = (secret * before).ljust(cut - part, b".") + secret + bytes(100_000)
+            made = letter(value=value, key=value)
+            assert hidden[:8] not in made.value
+            assert hidden[:8] not in (made.key or b"")
+
+
+def test_what_is_not_kept_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[int] = []
+
+    def sub(_: bytes, raw: bytes) -> bytes:
+        looked_at.append(len(raw))
+        return raw
+
+    monkeypatch.setattr(dead_letters, "_CREDENTIAL", SimpleNamespace(sub=sub))
+    large = bytes(16 * 1024 * 1024)
+    letter(value=large, key=large, headers={"h": large, "i": b"small"})
+    assert looked_at == [MAX_KEY_BYTES + _LONGEST, MAX_VALUE_BYTES + _LONGEST]
 
 
 def test_no_key_stays_no_key() -> None:

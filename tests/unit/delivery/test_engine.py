@@ -5,16 +5,24 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from aiokafka import ConsumerRecord, TopicPartition
 
 from streams import engine
 from streams.engine import Engine, _Consumer
+from streams.wire import HEADER_BYTES, weight
+
+
+def record(value: bytes | None, key: bytes | None = None, headers: Any = ()) -> Any:
+    """As aiokafka gives it."""
+    return ConsumerRecord("t", 0, 7, 1000, 1, key, value, None, 0, 0, headers)
 
 
 def app(held: int, *waiting: bytes | None) -> Any:
     """An engine as far as it is asked here."""
     queue: asyncio.Queue[Any] = asyncio.Queue()
     for value in waiting:
-        queue.put_nowait(SimpleNamespace(message=SimpleNamespace(value=value)))
+        message = SimpleNamespace(serialized_value_size=weight(record(value)))
+        queue.put_nowait(SimpleNamespace(message=message))
     return SimpleNamespace(deliveries={"t": SimpleNamespace(held_bytes=held)}, queues={"t": queue})
 
 
@@ -28,6 +36,15 @@ def test_it_is_full_when_what_is_held_and_what_waits_are_too_large(monkeypatch: 
     assert not is_full(app(50, b"x" * 50, None))
     assert is_full(app(50, b"x" * 51))
     assert is_full(app(101))
+
+
+def test_what_waits_counts_with_its_key_and_its_headers() -> None:
+    consumer = cast(Any, object.__new__(_Consumer))
+    consumer.app = SimpleNamespace(consumer_generation_id=3)
+    headers = (("a", b"b" * 5), ("c", None))
+    message = consumer._to_message(TopicPartition("t", 0), record(b"x" * 100, b"y" * 30, headers))
+    assert message.serialized_value_size == 100 + 30 + 6 + 1 + 2 * HEADER_BYTES
+    assert (message.offset, message.headers, message.generation_id) == (7, headers, 3)
 
 
 @pytest.mark.parametrize("let_go", [{"is_full": False}, {"moving": True}, {"should_stop": True}])

@@ -154,6 +154,7 @@ def test_the_key_itself_goes_no_further_than_intake() -> None:
         (b'{"request_id":"r","addresses":["a"],"x":' + b"9" * 900_000 + b"}", "not_json"),
         (b'{"request_id":"r","addresses":[' + b"1," * 400_000 + b"1]}", "invalid"),
         (b'{"request_id":"r","addresses":[' + b'"a",' * 1000 + b'"a"]}', "invalid"),
+        (b'{"request_id":"r","cancel":true,' + b",".join(b'"x%d":0' % each for each in range(200)) + b"}", "invalid"),
     ],
 )
 def test_what_is_no_request_is_a_dead_letter(value: bytes, reason: str) -> None:

@@ -174,6 +174,19 @@ def test_a_report_is_bounded_and_passes_over_rows_that_are_anothers_by_now(monke
     assert not world.gate._metering.is_over(b"acme:usage:k1:2026-03-10", NOW_MS + 90 * DAY_MS)
 
 
+def test_a_row_that_changed_does_not_wait_behind_those_that_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Metered()
+    for day in range(3):
+        world.ask(f"r{day}")
+        world.clock.now_ms += DAY_MS
+    assert len(list(world.gate.report(NOW_MS))) == 3
+    monkeypatch.setattr(role, "MOST", 1)
+    list(world.gate.report(NOW_MS + 1))
+    world.ask("r4")
+    [record] = world.gate.report(NOW_MS + role.EVERY_MS)
+    assert record.key == b"acme:k1:2026-03-13"
+
+
 def test_no_more_tenants_than_were_asked_for_have_a_label() -> None:
     few = Metrics(metrics().registry.__class__(), tenants=2)
     assert [few.tenant(name) for name in ("a", "b", "c", "a", "d")] == ["a", "b", OTHER, "a", OTHER]

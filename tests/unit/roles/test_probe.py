@@ -369,6 +369,14 @@ async def test_a_task_that_waits_too_long_for_its_turn_makes_room_and_comes_agai
     assert len(world.role._open) == 0, "who waits no longer is not in the way"
 
 
+async def test_a_task_whose_time_is_over_does_not_come_again_for_ever() -> None:
+    world = World(turn_wait_s=0.001)
+    record = task(["ok@x.example"])
+    world.clock.now_ms = round(ticket(1).verdict_by.timestamp() * 1000)
+    async with world.role._open.take((record.topic, record.key), OPEN_BYTES):
+        assert list(await world.role.handle(record)) == []
+
+
 async def test_others_do_not_wait_for_it() -> None:
     world = World(routes={"x.example": mx("x.example", "mail.elsewhere.test")})
     slow, other = task(["ok@y.example"]), replace(task(["ok@x.example"]), key=b"elsewhere.test#0")

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from schemas.base import Record
 from schemas.request import Options, Request, request_uid
 from schemas.result import Output, Rejection, Result, Summary
-from streams.codec import decode, encode
+from streams.codec import MAX_PROBLEMS, decode, encode
 from streams.records import Unusable
 from tests.unit.schemas.samples import GOLDEN, SAMPLES
 
@@ -62,6 +62,13 @@ def test_a_field_that_strangers_named_is_not_repeated() -> None:
     with pytest.raises(Unusable, match="a field: extra_forbidden") as refused:
         decode(Request, json.dumps({**VALID, "pass" + "word": 1}).encode())
     assert "password" not in str(refused.value)
+
+
+def test_no_more_than_a_hundred_problems_are_looked_at() -> None:
+    for count, said in ((MAX_PROBLEMS, "a field: extra_forbidden"), (MAX_PROBLEMS + 1, "101 fields are wrong")):
+        with pytest.raises(Unusable) as refused:
+            decode(Request, json.dumps({**VALID, **{f"field{number}": 0 for number in range(count)}}).encode())
+        assert (refused.value.reason, refused.value.detail) == ("invalid", said)
 
 
 def test_records_are_told_apart_on_a_results_topic() -> None:
