@@ -1,8 +1,8 @@
 """Keys on a running gate and a real broker: revocation, rotation and replays under load, limits across kill -9.
 
 ``MAILVET_REVOCATIONS`` (3), ``MAILVET_KEY_RATE`` (200 requests a second), ``MAILVET_KEY_FLOOD`` (0 requests that wait
-when the first key is revoked), ``MAILVET_KEY_ALL`` (all roles in one process) and ``MAILVET_OVERSPEND_RUNS`` (1) ask for
-longer forms; the figures are printed (``pytest -s``).
+when the first key is revoked), ``MAILVET_KEY_ALL`` (all roles in one process) and ``MAILVET_OVERSPEND_RUNS`` (1)
+ask for longer forms; the figures are printed (``pytest -s``).
 """
 
 import asyncio
