@@ -167,6 +167,8 @@ async def test_a_revoked_key_is_refused_at_once_under_load_while_dns_is_down(ins
             took[name] = (commanded, answered[name] - commanded)
             await asyncio.sleep(0.2)
         await asyncio.sleep(0.5)
+    waits = sorted(seconds for _, seconds in took.values())
+    print(f"\n{REVOCATIONS} commands to their answers: p50 {waits[len(waits) // 2]:.2f} s, at most {waits[-1]:.2f} s")
     found = await all_decided(installed, load.sent)
     late = {}
     for name in names:
@@ -182,8 +184,7 @@ async def test_a_revoked_key_is_refused_at_once_under_load_while_dns_is_down(ins
     worst = sorted(late.values())
     print(
         f"\n{len(load.sent)} requests at {RATE:g}/s, {REVOCATIONS} revocations: command to the last admission "
-        f"p50 {worst[len(worst) // 2]:.2f} s, p99 {worst[-(-len(worst) * 99 // 100) - 1]:.2f} s, "
-        f"command to its answer {sorted(seconds for _, seconds in took.values())[-1]:.2f} s at most"
+        f"p50 {worst[len(worst) // 2]:.2f} s, p99 {worst[-(-len(worst) * 99 // 100) - 1]:.2f} s"
     )
     if REVOCATIONS >= 20:
         assert worst[-(-len(worst) * 99 // 100) - 1] < 2
