@@ -62,7 +62,7 @@ def test_list_b_on_real_postfix_is_right_over_few_connections(start_mta) -> None
 
 
 def test_ten_tenants_share_a_worker_and_only_the_flood_is_refused() -> None:
-    command = [sys.executable, "-m", "ops.cli.main", "bench", "fairness", "--seconds", "1", "--in-flight", "1000"]
+    command = [sys.executable, "-m", "ops.cli.main", "bench", "fairness", "--seconds", "2", "--in-flight", "1000"]
     done = subprocess.run([*command, "--json"], capture_output=True, timeout=280, check=True)
     lines = {(line["part"], line["tenant"]): line for line in json.loads(done.stdout)}
     alone, beside = ({tenant: line for (part, tenant), line in lines.items() if part == which} for which in PARTS)
