@@ -37,6 +37,9 @@ SEEN_KEPT_MS = 60_000
 """How long what was seen is kept beyond ``delivery_timeout_s`` after the end of its request: by then its settlement is
 on the broker, or the worker has ended and the record that made it is read again."""
 
+FORGOTTEN = 500
+"""Rows that become smaller in one call: some tens of milliseconds."""
+
 SWEEP_AGAIN_MS = 60_000
 """A deadline that was written but is not decided yet is written again after this."""
 
@@ -169,7 +172,7 @@ class Completion:
         self._said.extend((now_ms, row) for row in self._ended)
         self._ended.clear()
         forgotten = 0
-        while self._said and self._said[0][0] + self._seen_kept_ms <= now_ms and forgotten < SWEPT_ADDRESSES:
+        while self._said and self._said[0][0] + self._seen_kept_ms <= now_ms and forgotten < FORGOTTEN:
             _, row = self._said.popleft()
             progress = self._load(row)
             if progress.seen:
