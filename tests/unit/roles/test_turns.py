@@ -22,7 +22,7 @@ from tests.unit.roles.test_probe import World, task
 
 SESSIONS = 4
 FLOOD, STEADY = "flood", tuple(f"steady{number}" for number in range(8))
-SECONDS = 20.0
+SECONDS = 8.0
 
 
 class Selector(selectors.SelectSelector):
