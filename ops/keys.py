@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 from ops.cli.errors import Unfinished, UserError
 from ops.cli.kafka import POLL_MS, consumer, producer, read_from, read_to_end, require_topics
+from ops.tables import current
 from schemas.keys import KeyCommand, KeyEvent, KeyRecord, Policy, TenantCommand, TenantRecord
 from schemas.topics import KEY_COMMANDS, KEY_EVENTS, physical_name
 from streams.access.decisions import instant
@@ -84,13 +85,13 @@ async def read_book(bootstrap: str, namespace: str, tenant: str | None = None) -
     """
     [declared] = [table for table in TABLES if table.name == "keys"]
     rows: dict[bytes, bytes] = {}
-    async for key, value in read_topic(bootstrap, declared.changelog(namespace).name):
-        if tenant is not None and not key.startswith(f"{tenant}:".encode()):
+    async for change in current(_records(bootstrap, declared.changelog(namespace).name)):
+        if tenant is not None and not change.key.startswith(f"{tenant}:".encode()):
             continue
-        if value is None:
-            rows.pop(key, None)
+        if change.value is None:
+            rows.pop(change.key, None)
         else:
-            rows[key] = value
+            rows[change.key] = change.value
     return _book(rows)
 
 
@@ -132,6 +133,11 @@ def _event(value: bytes) -> KeyEvent | None:
 
 async def read_topic(bootstrap: str, topic: str) -> AsyncIterator[tuple[bytes, bytes | None]]:
     """Key and value of every record of a topic, up to its end as it was at the start."""
+    async for record in _records(bootstrap, topic):
+        yield record.key or b"", record.value
+
+
+async def _records(bootstrap: str, topic: str) -> AsyncIterator[ConsumerRecord]:
     async with consumer(bootstrap) as reader, producer(bootstrap) as writer:
         await require_topics(reader, topic)
         try:
@@ -140,7 +146,7 @@ async def read_topic(bootstrap: str, topic: str) -> AsyncIterator[tuple[bytes, b
                 numbers = await writer.partitions_for(topic)
                 partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
                 async for record in read_to_end(reader, partitions):
-                    yield record.key or b"", record.value
+                    yield record
         except TimeoutError:
             raise Unfinished(f"{topic} could not be read to its end within {READ_S:.0f} s") from None
         except KafkaError as error:

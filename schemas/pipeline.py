@@ -128,6 +128,7 @@ class DeadLetter(Record):
         "invalid",
         "unknown_version",
         "not_authenticated",
+        "refused",
         "internal_error",
     ]
     detail: str

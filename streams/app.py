@@ -154,7 +154,7 @@ class _Parts:
         requests, progress = self._table(app, "requests"), self._table(app, "progress")
         completion = Completion(self.settings, self.metrics, requests=requests, progress=progress)
         self._bindings.append((app, "completion", completion.subscriptions()))
-        self._chores.append((app, (completion.sweep, _quiet(completion.expire))))
+        self._chores.append((app, (completion.sweep, _quiet(completion.forget_seen), _quiet(completion.expire))))
 
     # -- their parts ------------------------------------------------------------------------------------------------
 

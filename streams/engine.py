@@ -11,8 +11,9 @@ import logging
 import shutil
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Set
+from collections.abc import AsyncIterator, Callable, Iterable, Set
 from pathlib import Path
+from time import monotonic
 from typing import Any, cast
 
 import faust
@@ -42,6 +43,9 @@ STREAM_BYTES = 128 * 1024 * 1024
 
 FULL_S = 0.05
 """How soon one looks again whether there is room."""
+
+URGENT_S = 0.1
+"""How often what is urgent is looked for while other records are handed on."""
 
 POLL_RECORDS = 200
 
@@ -172,10 +176,13 @@ class _Flow:
     that Faust then threw away. Their partition stood still until the next rebalance (measured: 3 of 8 rebalances).
     """
 
-    def __init__(self, consumer: "_Consumer") -> None:
+    def __init__(self, consumer: "_Consumer", *, only_urgent: bool = False) -> None:
         self._consumer = consumer
+        self._only_urgent = only_urgent
 
     def __contains__(self, tp: object) -> bool:
+        if self._only_urgent and cast(TP, tp).topic not in self._consumer.app.urgent:
+            return False
         return self._consumer.flow_active and tp in self._consumer._active_partitions
 
 
@@ -184,6 +191,9 @@ class _Consumer(driver.Consumer):
     queues of its agents: what was read in between is lost (measured; the guard of offsets found it).
     Here nothing flows from an assignment on but what recovery asks for, which is changelogs, until the last of these
     steps, which is `resume_flow`; and nothing at all once the next rebalance has begun.
+
+    Faust hands on the records of a poll one by one, and each of them takes several rounds of the loop: where rounds are
+    long, a poll of 200 takes seconds. So what is urgent is looked for in between, and also while nothing else is read.
     """
 
     app: Engine
@@ -192,6 +202,8 @@ class _Consumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self._held: set[TP] = set()
         self._flow = cast(set[TP], _Flow(self))
+        self._urgent_flow = cast(set[TP], _Flow(self, only_urgent=True))
+        self._urgent_left = 0
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         # Faust stops the flow of a worker that had partitions, and goes on adding those whose buffers were full.
@@ -238,9 +250,36 @@ class _Consumer(driver.Consumer):
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
         # Nobody is told when a record's bytes are let go, so one looks.
-        while self.app.is_full and not (self.app.moving or self.app.should_stop):  # noqa: ASYNC110
+        while self.app.is_full and not (self.app.moving or self.app.should_stop):
+            if urgent := await self._urgent():
+                return self._counted(urgent)
             await asyncio.sleep(FULL_S)
-        return await super()._getmany(self._flow, timeout)
+        return self._counted(await super()._getmany(self._flow, timeout))
+
+    def _counted(self, records: Any) -> Any:
+        self._urgent_left = sum(len(each) for tp, each in records.items() if tp.topic in self.app.urgent)
+        return records
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
+        """As Faust's, with what is urgent in between."""
+        looked = monotonic()
+        async for tp, message in super().getmany(timeout):
+            yield tp, message
+            self._urgent_left -= tp.topic in self.app.urgent
+            # What a poll gave of them comes first: a partition that runs backwards is thrown away.
+            if self._urgent_left <= 0 and monotonic() - looked > URGENT_S:
+                for urgent_tp, records in (await self._urgent()).items():
+                    for record in records:
+                        yield urgent_tp, self._to_message(urgent_tp, record)
+                looked = monotonic()
+
+    async def _urgent(self) -> Any:
+        """What has come of it by now; nothing that another generation has to read."""
+        if not self.app.urgent:
+            return {}
+        generation = self.app.consumer_generation_id
+        records = await super()._getmany(self._urgent_flow, 0.0)
+        return records if self.flow_active and generation == self.app.consumer_generation_id else {}
 
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)

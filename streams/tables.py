@@ -157,7 +157,7 @@ class DurableTable(faust.Table[bytes, bytes]):
             partition, key = event.message.partition, event.message.key
             if self._ours is not None and partition not in self._ours:
                 continue
-            if self._epochs.is_over(partition, _epoch(event.message.headers)):
+            if self._epochs.is_over(partition, epoch_of(event.message.headers)):
                 self._outdated.add(key)
                 self.on_outdated()
             else:
@@ -193,7 +193,7 @@ class DurableTable(faust.Table[bytes, bytes]):
         return int((murmur2(self.record_key(key)) & 0x7FFFFFFF) % count)
 
 
-def _epoch(headers: Any) -> int:
-    """0 where there is none: changes from before there were epochs, which anything is newer than."""
+def epoch_of(headers: Any) -> int:
+    """The epoch that a change carries; 0 where there is none, from before there were epochs: anything is newer."""
     found = dict(headers or ()).get(EPOCH, b"0")
     return int(found) if found.isdigit() else 0

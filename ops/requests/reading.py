@@ -17,6 +17,7 @@ from aiokafka.partitioner import murmur2
 from ops.cli.errors import Unfinished, UserError
 from ops.cli.kafka import consumer, producer, read_to_end
 from ops.requests.status import Status, of_results, of_tables
+from ops.tables import current
 from schemas.client import read_output
 from schemas.request import request_uid
 from schemas.result import Output
@@ -114,7 +115,7 @@ async def _rows(place: _Place) -> tuple[Decision | None, dict[bytes, bytes]]:
     decided, ours = f"{place.tenant}:decision:{place.uid}".encode(), f"{place.uid}:".encode()
     ledger, progress = place.changelog("ledger"), place.changelog("progress")
     partitions = [await place.partition(ledger, place.tenant), await place.partition(progress, place.uid)]
-    async for record in read_to_end(place.reader, partitions):
+    async for record in current(read_to_end(place.reader, partitions)):
         if record.key == decided:
             decision = None if record.value is None else decode(Decision, record.value)
         elif record.topic == progress and record.key.startswith(ours):

@@ -6,6 +6,7 @@ the clock reads no row: ``requests`` keeps what was asked until it is answered; 
 addresses another record has decided, publishes nothing. No clock goes into anything published.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -32,6 +33,13 @@ CONCURRENCY = 1000
 SWEPT_ADDRESSES = 2000
 """Addresses that one sweep answers at most: some tens of milliseconds."""
 
+SEEN_KEPT_MS = 60_000
+"""How long what was seen is kept beyond ``delivery_timeout_s`` after the end of its request: by then its settlement is
+on the broker, or the worker has ended and the record that made it is read again."""
+
+FORGOTTEN = 500
+"""Rows that become smaller in one call: some tens of milliseconds."""
+
 SWEEP_AGAIN_MS = 60_000
 """A deadline that was written but is not decided yet is written again after this."""
 
@@ -49,6 +57,9 @@ class Completion:
         self._due = Round(requests)
         self._rounds = tuple((table, Round(table)) for table in (requests, progress))
         self._swept_ms: dict[bytes, int] = {}
+        self._seen_kept_ms = round(settings.delivery_timeout_s * 1000) + SEEN_KEPT_MS
+        self._ended: list[bytes] = []
+        self._said: deque[tuple[int, bytes]] = deque()
 
     def subscriptions(self) -> tuple[Subscription, ...]:
         """What completion reads."""
@@ -95,6 +106,8 @@ class Completion:
             summary = _published(attempt.ticket, summary_of(attempt.ticket, progress, progress.finished_at))
             outputs.append(replace(summary, closing=True))  # Clients stop reading at it.
             settlement = settlement_of(attempt.ticket, progress, progress.finished_at)
+            if progress.seen:
+                self._ended.append(row)
             outputs.append(Outgoing(SETTLEMENTS.name, settlement.tenant.encode(), encode(settlement)))
         return outputs
 
@@ -108,9 +121,7 @@ class Completion:
             entries = tuple(entry for entry in attempt.entries if not entry.final)
             _put(self._progress, _known_row(row, name), pack(entries))
         if progress != before:
-            # What was seen goes into the settlement; should that be lost in a crash, it is nobody's verdict.
-            ended = progress.finished_by == name
-            _put(self._progress, row, encode(progress.model_copy(update={"seen": {}}) if ended else progress))
+            _put(self._progress, row, encode(progress))
             self._count(progress, name, attempt, at)
         if progress.finished_by == name:
             for known in before.known:
@@ -152,6 +163,22 @@ class Completion:
                 outputs += self._answers(row, asked, "deadline", lambda known: known or _nothing_known(instant(now_ms)))
                 self._swept_ms[row] = now_ms
         return outputs
+
+    def forget_seen(self, now_ms: int) -> int:
+        """Take out of rows what was seen, a while after its settlement was made; call it about once a second.
+
+        A settlement that is written again after a crash says it again. Returns how many rows became smaller.
+        """
+        self._said.extend((now_ms, row) for row in self._ended)
+        self._ended.clear()
+        forgotten = 0
+        while self._said and self._said[0][0] + self._seen_kept_ms <= now_ms and forgotten < FORGOTTEN:
+            _, row = self._said.popleft()
+            progress = self._load(row)
+            if progress.seen:
+                _put(self._progress, row, encode(progress.model_copy(update={"seen": {}})))
+                forgotten += 1
+        return forgotten
 
     def expire(self, now_ms: int) -> int:
         """End rows that no record can ask for any more, a bounded piece of the tables a call; how many ended."""

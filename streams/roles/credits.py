@@ -1,9 +1,11 @@
 """Bounds on addresses that are worked on at a time: in turn by who asks, and a large taker is never overtaken."""
 
 import asyncio
-from collections import OrderedDict, deque
+import heapq
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
+from itertools import count as count_up
 
 Waiter = tuple[int, "asyncio.Future[int]"]
 """How many are wanted, and the promise of those that are given."""
@@ -12,20 +14,28 @@ Waiter = tuple[int, "asyncio.Future[int]"]
 class Credits:
     """``limit`` credits. Who asks for more than there are waits for all of them and takes those.
 
-    Those who wait are served in turn, one request of each before the next of any: so whoever asks for a thousand times
-    as much as others holds none of them up by more than one request. One who waits alone is served first come, first
-    served.
+    Those who wait are served in turn and get equally much, as in start-time fair queueing (Goyal, Vin and Cheng, 1996):
+    whoever takes fifty at a time has one turn where another, who takes one at a time, has fifty. So whoever asks for a
+    thousand times as much as others holds none of them up by more than one take of his. One who waits alone is served
+    first come, first served.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._free = limit
-        self._waiting: OrderedDict[Hashable, deque[Waiter]] = OrderedDict()
+        self._waiting: dict[Hashable, deque[Waiter]] = {}
+        self._order: list[tuple[int, int, Hashable]] = []
+        """A heap of those who wait, each once: by what he had taken when his turn came up, then by when that was."""
+        self._taken: dict[Hashable, int] = {}
+        """Of those only who are ahead of the level."""
+        self._level = 0
+        """What those who are served now had taken; who comes new begins there."""
+        self._numbers = count_up()
 
     @property
     def idle(self) -> bool:
         """Nobody has credits or waits for some."""
-        return self._free == self._limit and not self._waiting
+        return self._free == self._limit and not self._order
 
     def allow(self, limit: int) -> None:
         """There are ``limit`` from now on; who holds more than that keeps them until it gives them back."""
@@ -44,7 +54,10 @@ class Credits:
 
     async def _acquire(self, count: int, who: Hashable) -> int:
         turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(who, deque()).append((count, turn))
+        if who not in self._waiting:
+            self._waiting[who] = deque()
+            self._line_up(who)
+        self._waiting[who].append((count, turn))
         self._wake()
         try:
             return await turn
@@ -52,35 +65,39 @@ class Credits:
             if turn.done() and not turn.cancelled():
                 self._give(turn.result())
             else:
-                self._leave(who, (count, turn))
                 self._wake()
             raise
 
-    def _leave(self, who: Hashable, waiter: Waiter) -> None:
-        queue = self._waiting.get(who, deque())
-        if waiter in queue:  # Else its turn came after it had given up, and passed.
-            queue.remove(waiter)
-            if not queue:
-                del self._waiting[who]
+    def _line_up(self, who: Hashable) -> None:
+        taken = self._taken[who] = max(self._level, self._taken.get(who, 0))
+        heapq.heappush(self._order, (taken, next(self._numbers), who))
 
     def _give(self, count: int) -> None:
         self._free += count
         self._wake()
 
     def _wake(self) -> None:
-        while self._waiting:
-            who, queue = next(iter(self._waiting.items()))
-            wanted, turn = queue[0]
-            count = min(wanted, self._limit)
-            if count > self._free:
+        while self._order:
+            taken, _, who = self._order[0]
+            queue = self._waiting[who]
+            while queue and queue[0][1].done():
+                queue.popleft()  # He has given up.
+            if queue and min(queue[0][0], self._limit) > self._free:
                 return
-            queue.popleft()
-            del self._waiting[who]
+            heapq.heappop(self._order)
             if queue:
-                self._waiting[who] = queue  # Behind all others.
-            if not turn.done():
-                self._free -= count
-                turn.set_result(count)
+                self._serve(who, taken, *queue.popleft())
+            if queue:
+                self._line_up(who)
+            else:
+                del self._waiting[who]
+        self._taken = {who: taken for who, taken in self._taken.items() if taken > self._level}
+
+    def _serve(self, who: Hashable, taken: int, wanted: int, turn: "asyncio.Future[int]") -> None:
+        count = min(wanted, self._limit)
+        self._level, self._taken[who] = taken, taken + count
+        self._free -= count
+        turn.set_result(count)
 
 
 class CreditsBy:

@@ -29,6 +29,7 @@ from streams.access import cancels, decisions, presented
 from streams.access.cancels import Answer
 from streams.access.decisions import Account, Asked, Decision, Last, Refusal, TenantAccount
 from streams.access.keys import Key, Proof
+from streams.access.patience import Patience
 from streams.access.presented import Presented
 from streams.access.standing import STANDING, standing
 from streams.codec import decode, encode, problems_of, unusable
@@ -84,6 +85,7 @@ class Gate:
         self._round = Round(ledger)
         self._own_topics = frozenset(settings.tenant_topics)
         self._kept_ms = round(settings.decisions_kept.total_seconds() * 1000)
+        self._patience = Patience()
         self._watch = AbuseWatch(settings, metrics, keys, ledger, clock)
         self._metering = Metering(metrics, ledger, settings.decisions_kept + METERED_LATE)
 
@@ -154,8 +156,10 @@ class Gate:
         if known is not None and not _is_open(known, asked):
             return self._known(key, asked, known, _number(record, NOW))
         decided = decisions.decide(key, tenant, own, asked)
-        self._write(key.tenant, decided)
         decision = _last(decided).decision
+        if decision.reason is not None:
+            self._bear(key, asked.refusal, asked.now_ms, decision.reason)
+        self._write(key.tenant, decided)
         self._metrics.requests.labels(decision.reason or "admitted").inc()
         self._metering.decided(key.tenant, decision)
         return (self._outcome(key.tenant, request, decision),)
@@ -165,14 +169,23 @@ class Gate:
         if known.body == asked.body:
             if known.decided_by == asked.record:
                 self._metering.decided(key.tenant, known)
-            repeated = known.reason is None and known.decided_by != asked.record
-            return () if repeated else (self._outcome(key.tenant, asked.request, known),)
+            elif known.reason is None:
+                return ()
+            else:
+                self._bear(key, asked.refusal, asked.now_ms, known.reason)
+            return (self._outcome(key.tenant, asked.request, known),)
         if asked.refusal is not None:
             # A key that is not served may not even disturb the request that has this id.
             raise Unusable("not_authenticated", f"{asked.refusal.reason}, and the request_id is another request's")
+        self._bear(key, asked.refusal, asked.now_ms, CONFLICT.reason)
         self._metering.refused(key.tenant, key.key_id, asked.record, stamped_ms, CONFLICT.reason)
         rejected = _rejection(key.key_id, asked.request, asked.uid, CONFLICT, stamped_ms)
         return (published(rejected, key.tenant, own_topic=key.tenant in self._own_topics),)
+
+    def _bear(self, key: Key, standing: Refusal | None, now_ms: int, said: str) -> None:
+        """Raises :class:`Unusable` where the key was refused too often. ``standing``: why it is not served, if so."""
+        if not self._patience.take(key, now_ms, served=standing is None):
+            raise Unusable("refused", f"{said}; this key was refused too often to be answered each time")
 
     def _authenticate(self, record: Incoming, request: Request | Cancel) -> tuple[Key, Proof]:
         """The key and which of its credentials proves it. Raises :class:`Unusable`."""
@@ -244,7 +257,7 @@ class Gate:
         """Answers how the request stands, and has completion end one that runs; then it is settled as ever.
 
         Nothing is written down: whoever reads the cancel again says how the request stands by then, and an order that
-        is repeated ends nothing twice. A cancel costs what a rejection costs, so it has no rate of its own.
+        is repeated ends nothing twice. A cancel that ends nothing counts as a refusal.
         """
         self._accounts(key.tenant, key.key_id)
         uid = request_uid(key.tenant, cancel.request_id)
@@ -254,8 +267,11 @@ class Gate:
             return (Outgoing(ADMISSIONS[Lane.BULK], record.key, record.value, tuple(record.headers.items())),)
         refusal = standing(key, proof, _number(record, ARRIVED))
         answer = cancels.answer(known, key.key_id, refusal)
+        now_ms = _number(record, NOW)
+        if answer.outcome is not CancelOutcome.ACCEPTED:
+            self._bear(key, refusal, now_ms, answer.outcome)
         self._metrics.cancels.labels(answer.outcome).inc()
-        answered = _told(key.key_id, uid, cancel, answer, _number(record, NOW))
+        answered = _told(key.key_id, uid, cancel, answer, now_ms)
         told = published(answered, key.tenant, own_topic=key.tenant in self._own_topics)
         if known is None or answer.outcome is not CancelOutcome.ACCEPTED:
             return (told,)

@@ -25,7 +25,7 @@ class Progress(Part):
     by: dict[str, tuple[int, ...]] = Field(default_factory=dict, description="Which record decided which indexes.")
     reasons: dict[Reason, int] = Field(default_factory=dict)
     given_back: int = 0
-    seen: dict[str, Seen] = Field(default_factory=dict, description="Mailboxes by domain, until the end.")
+    seen: dict[str, Seen] = Field(default_factory=dict, description="Mailboxes by domain, until it is settled.")
     known: tuple[str, ...] = Field(default=(), description="Records whose findings may still become the answer.")
     cancelled_at: Instant | None = Field(
         default=None, exclude_if=not_, description="When it was cancelled: what is not decided is not looked into."

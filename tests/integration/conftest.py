@@ -40,6 +40,8 @@ class Installation:
     broker: Broker
     namespace: str = field(default_factory=lambda: f"t{uuid.uuid4().hex[:8]}")
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Settings beside those that all tests have."""
 
     @property
     def settings(self) -> Settings:
@@ -54,6 +56,7 @@ class Installation:
             "session_timeout_s": 6.0,
             "heartbeat_s": 1.0,
             "commit_interval_s": 0.2,
+            **self.extra,
         }
 
     @property

@@ -16,6 +16,8 @@ from ops.bench.run import tarpits
 from ops.bench.sink import SinkConfig
 from ops.mta.postfix import Postfix
 
+PARTS = ("alone", "beside the flood")
+
 
 def test_the_command_measures_a_list_and_writes_a_page(tmp_path: Path) -> None:
     page = tmp_path / "benchmarks.md"
@@ -69,3 +71,16 @@ def test_list_b_on_real_postfix_is_right_over_few_connections(start_mta) -> None
     assert [each.right_share for each in runs.measures] == [1.0, 1.0]
     assert all(each.sink["refused"] >= each.addresses / 2 for each in runs.measures)
     assert all(each.sink["connections"] < each.sink["recipients"] / 5 for each in runs.measures)
+
+
+def test_ten_tenants_share_a_worker_and_only_the_flood_is_refused() -> None:
+    command = [sys.executable, "-m", "ops.cli.main", "bench", "fairness", "--seconds", "2", "--in-flight", "1000"]
+    done = subprocess.run([*command, "--json"], capture_output=True, timeout=280, check=True)
+    lines = {(line["part"], line["tenant"]): line for line in json.loads(done.stdout)}
+    alone, beside = ({tenant: line for (part, tenant), line in lines.items() if part == which} for which in PARTS)
+    assert (len(alone), len(beside)) == (9, 10)
+    assert beside["flood"]["refused"] > 0
+    for line in (*alone.values(), *beside.values()):
+        assert line["requests"] == line["answered"] + line["refused"] > 0
+        assert line["tenant"] == "flood" or line["refused"] == 0
+    assert abs(sum(line["share"] for line in beside.values()) - 1) < 0.001

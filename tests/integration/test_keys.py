@@ -1,8 +1,8 @@
 """Keys on a running gate and a real broker: revocation, rotation and replays under load, limits across kill -9.
 
 ``MAILVET_REVOCATIONS`` (3), ``MAILVET_KEY_RATE`` (200 requests a second), ``MAILVET_KEY_FLOOD`` (0 requests that wait
-when the first key is revoked) and ``MAILVET_OVERSPEND_RUNS`` (1) ask for longer forms; the figures are printed
-(``pytest -s``).
+when the first key is revoked), ``MAILVET_KEY_ALL`` (all roles in one process) and ``MAILVET_OVERSPEND_RUNS`` (1)
+ask for longer forms; the figures are printed (``pytest -s``).
 """
 
 import asyncio
@@ -49,6 +49,7 @@ from tests.integration.conftest import Installation, terminate, until
 REVOCATIONS = int(os.environ.get("MAILVET_REVOCATIONS", "3"))
 RATE = float(os.environ.get("MAILVET_KEY_RATE", "200"))
 FLOOD = int(os.environ.get("MAILVET_KEY_FLOOD", "0"))
+TOGETHER = (("all",),) if os.environ.get("MAILVET_KEY_ALL") else (("--role", "gate"), ("--role", "route"))
 OVERSPEND_RUNS = int(os.environ.get("MAILVET_OVERSPEND_RUNS", "1"))
 
 MAILVET = (sys.executable, "-m", "ops.cli.main")
@@ -143,14 +144,13 @@ async def all_decided(installation: Installation, sent: Any) -> dict[str, str]:
         found.update(await outcomes(installation))
         return set(sent) <= found.keys()
 
-    await until(decided, within=120 + FLOOD / 100)
+    await until(decided, within=120 + FLOOD / 100 + REVOCATIONS * 10)
     return found
 
 
 async def test_a_revoked_key_is_refused_at_once_under_load_while_dns_is_down(installed: Installation) -> None:
     """What was sent after the answer to the command is refused, all of it; p99 over many runs is the long form's."""
-    process, _ = await asyncio.to_thread(worker, installed, "--role", "gate")
-    route, _ = await asyncio.to_thread(worker, installed, "--role", "route", MAILVET_RESOLVERS=NO_DNS)
+    workers = [await asyncio.to_thread(worker, installed, *each, MAILVET_RESOLVERS=NO_DNS) for each in TOGETHER]
     names = [f"k{number}" for number in range(REVOCATIONS)]
     holders = {name: await new_key(installed, name) for name in names}
     holders["steady"] = await new_key(installed, "steady")
@@ -167,6 +167,8 @@ async def test_a_revoked_key_is_refused_at_once_under_load_while_dns_is_down(ins
             took[name] = (commanded, answered[name] - commanded)
             await asyncio.sleep(0.2)
         await asyncio.sleep(0.5)
+    waits = sorted(seconds for _, seconds in took.values())
+    print(f"\n{REVOCATIONS} commands to their answers: p50 {waits[len(waits) // 2]:.2f} s, at most {waits[-1]:.2f} s")
     found = await all_decided(installed, load.sent)
     late = {}
     for name in names:
@@ -182,12 +184,11 @@ async def test_a_revoked_key_is_refused_at_once_under_load_while_dns_is_down(ins
     worst = sorted(late.values())
     print(
         f"\n{len(load.sent)} requests at {RATE:g}/s, {REVOCATIONS} revocations: command to the last admission "
-        f"p50 {worst[len(worst) // 2]:.2f} s, p99 {worst[-(-len(worst) * 99 // 100) - 1]:.2f} s, "
-        f"command to its answer {sorted(seconds for _, seconds in took.values())[-1]:.2f} s at most"
+        f"p50 {worst[len(worst) // 2]:.2f} s, p99 {worst[-(-len(worst) * 99 // 100) - 1]:.2f} s"
     )
     if REVOCATIONS >= 20:
         assert worst[-(-len(worst) * 99 // 100) - 1] < 2
-    for each in (process, route):
+    for each, _ in workers:
         assert (await asyncio.to_thread(terminate, each))[0] == 0
 
 

@@ -60,7 +60,8 @@ async def test_nothing_is_read_while_it_is_full_but_a_rebalance_and_a_stop_do_no
 
     monkeypatch.setattr(engine.driver.Consumer, "_getmany", getmany)
     consumer = cast(Any, object.__new__(_Consumer))
-    consumer.app, consumer._flow = SimpleNamespace(is_full=True, moving=False, should_stop=False), "flow"
+    consumer.app = SimpleNamespace(is_full=True, moving=False, should_stop=False, urgent=set())
+    consumer._flow = "flow"
     reading = asyncio.create_task(consumer._getmany(set(), 1.0))
     for _ in range(20):
         await asyncio.sleep(0)

@@ -140,8 +140,38 @@ async def test_whoever_asks_for_much_holds_others_up_by_one_request_only() -> No
     await settle()
     release.set()
     await asyncio.gather(*tasks)
-    assert log == ["flood5", "flood5", "a1", "b2", "flood5", "a1", "flood5"]
+    assert log == ["flood5", "a1", "b2", "a1", "flood5", "flood5", "flood5"]
     assert credits.idle
+
+
+async def test_turns_are_equal_in_what_is_taken_and_not_in_how_often() -> None:
+    credits, log, release = Credits(10), [], asyncio.Event()
+    asked = [(10, "first"), *[(5, "large")] * 3, *[(1, "small")] * 12]
+    tasks = [asyncio.create_task(hold_as(credits, count, who, log, release)) for count, who in asked]
+    await settle()
+    release.set()
+    await asyncio.gather(*tasks)
+    fives = ["large5", *["small1"] * 5]
+    assert log[1:] == [*fives, *fives, "large5", "small1", "small1"]
+
+
+async def test_who_asks_again_each_time_he_was_served_is_not_new_each_time() -> None:
+    credits, log = Credits(5), []
+
+    async def again(who: str, times: int) -> None:
+        for _ in range(times):
+            async with credits.take(5, who):
+                log.append(who)
+                await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group, credits.take(5):
+        # Two at a time that ask anew, and four that wait all the while.
+        for who, times in (("x", 2), ("x", 2), ("y", 1), ("y", 1), ("y", 1), ("y", 1)):
+            group.create_task(again(who, times))
+        await settle()
+    assert "".join(log) == "xyxyxyxy"
+    assert credits.idle
+    assert len(credits._taken) <= 2, "and is forgotten"
 
 
 async def test_whose_turn_it_is_is_not_overtaken_by_those_who_ask_for_less() -> None:

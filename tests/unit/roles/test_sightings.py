@@ -9,8 +9,9 @@ from schemas.result import Evidence, Finding, Flags
 from schemas.topics import SETTLEMENTS
 from schemas.vocabulary import VERDICTS, Reason, Stage
 from streams.checks.sandbox import SANDBOX_DOMAIN
+from streams.roles.completion import SEEN_KEPT_MS
 from streams.roles.sightings import sighted
-from tests.unit.roles.support import NOW, values
+from tests.unit.roles.support import NOW, NOW_MS, settings, values
 from tests.unit.roles.test_completion import World
 
 
@@ -59,7 +60,7 @@ def test_what_tells_nothing_of_a_mailbox_is_passed_over(nothing: Finding) -> Non
     assert sighted({}, [nothing]) == {}
 
 
-def test_the_settlement_carries_them_and_no_row_keeps_them_after_the_end() -> None:
+def test_the_settlement_carries_them_also_when_it_is_written_again_and_then_no_row_keeps_them() -> None:
     world = World(2)
     world.admit()
     for index, reason in enumerate((GONE, Reason.MAILBOX_ACCEPTED)):
@@ -72,4 +73,21 @@ def test_the_settlement_carries_them_and_no_row_keeps_them_after_the_end() -> No
         "x.example": (1, 1)
     }
     assert settlement["verdicts"] == {"deliverable": 1, "undeliverable": 1}
+    kept_ms = round(settings().delivery_timeout_s * 1000) + SEEN_KEPT_MS
+    assert world.role.forget_seen(NOW_MS) == 0
+    world.restart()  # Before the settlement was on the broker: its record is read again.
+    assert values(world.read(world.log.records[-1]), SETTLEMENTS.name) == [settlement]
+    assert [world.role.forget_seen(NOW_MS + each) for each in (0, kept_ms - 1, kept_ms)] == [0, 0, 1]
     assert not any(b'"x.example"' in row for row in world.progress.values())
+    assert values(world.read(world.log.records[-1]), SETTLEMENTS.name) == [{**settlement, "seen": {}}]
+
+
+def test_what_was_seen_is_left_to_whoever_has_the_row_by_then() -> None:
+    world = World(1)
+    world.attempt(
+        AttemptEntry(positions=(Position(index=0, input="x"),), final=True, finding=finding("a@x.example", GONE))
+    )
+    world.role.forget_seen(NOW_MS)
+    world.progress.clear()
+    assert world.role.forget_seen(NOW_MS + 10**9) == 0
+    assert not world.progress
