@@ -25,11 +25,12 @@ from faust.types import TP
 from schemas.topics import Topic
 from streams.delivery import Delivery, OrderedAcks, Producer
 from streams.delivery.producer import LINGER_MS, MAX_BATCH_BYTES, MAX_RECORD_BYTES
+from streams.installed import TableDeclaration, app_id
 from streams.kafka import StartupError, faust_options
 from streams.metrics import Metrics
 from streams.settings import Settings
 from streams.subscription import Subscription
-from streams.tables import DurableTable, TableDeclaration, app_id
+from streams.tables import DurableTable
 from streams.wire import read_anything
 
 logger = logging.getLogger(__name__)

@@ -32,8 +32,8 @@ from schemas.topics import (
     Topic,
     own_results,
 )
+from streams.installed import TABLES, TableDeclaration, app_id
 from streams.settings import Settings
-from streams.tables import TABLES, TableDeclaration, app_id
 
 
 @dataclass(frozen=True, slots=True)

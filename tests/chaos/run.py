@@ -13,7 +13,7 @@ from ops.world import World, WorldConfig
 from tests.chaos.checker import Report, behind, judge
 from tests.chaos.faults import Chaos
 from tests.chaos.history import History
-from tests.chaos.load import Ask, asks
+from tests.chaos.load import MALFORMED_EVERY, Ask, asks
 from tests.chaos.observe import Observer
 from tests.chaos.rig import TENANT, Rig, rig, shuffled
 from tests.chaos.schedule import COPIES, OUTAGES, Fault, schedule, workers
@@ -60,6 +60,7 @@ async def run(
     entry: Sequence[str] = (),
     copies: int = COPIES,
     answered_s: float = ANSWERED_S,
+    malformed_every: int = MALFORMED_EVERY,
     **options: str,
 ) -> Outcome:
     """Everything from nothing to the report. ``faults`` and what follows are for runs with a planted defect."""
@@ -75,7 +76,8 @@ async def run(
             system.entry = tuple(entry) or system.entry
             planned = schedule(seed, nodes=nodes, copies=copies) if faults is None else tuple(faults)
             samples = shuffled([*world.samples(), *world.bulk_addresses(addresses - len(world.samples()))], seed)
-            load = list(asks(samples, tenant=TENANT, key=system.key, seed=seed))
+            key = system.key
+            load = list(asks(samples, tenant=TENANT, key=key, seed=seed, malformed_every=malformed_every))
             async with Chaos(system, cluster, seed) as chaos:
                 await system.start(*workers(copies))
                 history = await _under_fire(system, chaos, planned, load, answered_s)

@@ -12,7 +12,7 @@ import pytest
 from ops.brokers.base import Broker
 from ops.world import Sample, World, WorldConfig
 from schemas.vocabulary import Reason
-from streams.app import ROLES
+from streams.installed import ROLES
 from streams.settings import Settings
 from tests.chaos.rig import Rig, rig
 

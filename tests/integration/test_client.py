@@ -26,7 +26,7 @@ from schemas.keys import Create, Kind, Outcome, Policy
 from schemas.result import CancelOutcome
 from schemas.topics import RESULTS
 from schemas.vocabulary import Depth
-from streams.app import ROLES
+from streams.installed import ROLES
 from tests.chaos.rig import TENANT, Rig, rig
 from tests.integration.conftest import until
 from tests.unit.access.commands import give

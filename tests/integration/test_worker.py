@@ -26,8 +26,8 @@ from schemas.pipeline import DeadLetter
 from schemas.topics import ATTEMPTS, DAY_MS, DEADLETTERS, REQUESTS, RESULTS
 from streams.access.credentials import HEADER as KEY_HEADER
 from streams.access.credentials import mint
-from streams.app import ROLES, topics_of
 from streams.delivery.dead_letters import HEADER
+from streams.installed import ROLES, topics_of
 from streams.wire import UNREADABLE
 from tests.integration.conftest import Installation, terminate, until
 

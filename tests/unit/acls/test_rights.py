@@ -6,13 +6,13 @@ from ops.access.page import PAGE, with_table
 from ops.access.rights import OPERATOR_READS, OPERATOR_WRITES, ROLES, groups, of_roles, topics_needed, written
 from schemas.topics import CANCELS, DEADLETTERS, OPT_OUTS, REQUESTS, RESULTS, TIERS, TOPICS, Topic
 from streams import app
+from streams.installed import TABLES
 from streams.roles.completion import Completion
 from streams.roles.gate import Gate
 from streams.roles.keyring import Keyring
 from streams.roles.probe import Probing
 from streams.roles.route import Route
 from streams.settings import Settings
-from streams.tables import TABLES
 from tests.unit.roles.support import Clock, FakeProber, FakeResolver, metrics, settings
 
 NOT_USED: object = None

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from schemas.topics import ADMISSIONS_BULK
 from streams import engine as module
 from streams.engine import Engine, engine, table
+from streams.installed import TABLES, changelog_topics
 from streams.kafka import StartupError
 from streams.roles.upkeep import record_key
 from streams.settings import Settings
-from streams.tables import EPOCH, TABLES, DurableTable, Epochs, changelog_topics, changes
+from streams.tables import EPOCH, DurableTable, Epochs, changes
 
 PARTITIONS = range(ADMISSIONS_BULK.partitions)
 
