@@ -3,7 +3,7 @@
 from asyncio import Future
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import faust
 from aiokafka.partitioner import murmur2
@@ -102,6 +102,8 @@ class DurableTable(faust.Table[bytes, bytes]):
     def apply_changelog_batch(self, batch: Iterable[Any]) -> None:
         """Faust's, without what is another worker's now or was when it was written."""
         super().apply_changelog_batch(list(self._current(batch)))
+        # Faust notes the partition of each row that it recovers, also long after the row has ended; we ask the key.
+        cast(Any, self.data)._key_partition.clear()
 
     def _current(self, batch: Iterable[Any]) -> Iterator[Any]:
         for event in batch:

@@ -162,6 +162,13 @@ async def test_recovery_leaves_out_what_was_written_too_late(ledger: DurableTabl
     assert len(left_out) == 2
 
 
+async def test_of_a_row_that_was_recovered_and_has_ended_nothing_stays(ledger: DurableTable) -> None:
+    ledger.apply_changelog_batch([changed(b"a:1", b"x", 10)])
+    ledger.pop(b"a:1")
+    kept = [vars(ledger.data)[name] for name in ("data", "_key_partition")]
+    assert kept == [{}, {}]
+
+
 async def test_rows_behind_an_outdated_change_are_written_again(ledger: DurableTable) -> None:
     ledger.apply_changelog_batch(
         [
