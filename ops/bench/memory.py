@@ -41,16 +41,15 @@ class Growth:
 
 
 def growths(samples: Sequence[Sample]) -> list[Growth]:
-    """Of each process in the samples.
-
-    Raises:
-        ValueError: there is no sample about one tenth, or none about the end.
-    """
-    tenth = [sample for sample in samples if abs(sample.done - 0.1) <= AROUND]
-    end = [sample for sample in samples if sample.done >= 1 - AROUND]
-    if not (tenth and end):
-        raise ValueError("the work was too short to be sampled at one tenth and at its end")
+    """Of each process in the samples, of which there is one at least."""
+    tenth, end = _around(samples, 0.1), _around(samples, 1.0)
     return [Growth(name, _most(name, tenth), _most(name, end), _most(name, samples)) for name in end[-1].held]
+
+
+def _around(samples: Sequence[Sample], done: float) -> Sequence[Sample]:
+    """Those near so much of the work; the nearest where none is, since the work was short."""
+    nearest = min(samples, key=lambda sample: abs(sample.done - done))
+    return [sample for sample in samples if abs(sample.done - done) <= AROUND] or [nearest]
 
 
 def _most(name: str, samples: Iterable[Sample]) -> int:

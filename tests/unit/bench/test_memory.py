@@ -28,10 +28,9 @@ def test_a_tenth_and_the_end_are_the_most_that_was_seen_about_them() -> None:
     assert gate.as_dict()["ratio"] == 1.333
 
 
-@pytest.mark.parametrize("done", [0.1, 1.0])
-def test_what_was_not_sampled_is_not_told(done: float) -> None:
-    with pytest.raises(ValueError, match="too short"):
-        growths([sample(done, 1), sample(0.5, 1)])
+def test_of_work_that_was_too_short_the_nearest_samples_count() -> None:
+    [gate, _] = growths([sample(0.0, 10), sample(0.2, 20), sample(0.6, 30), sample(0.9, 40)])
+    assert (gate.at_tenth, gate.at_end) == (10, 40)
 
 
 def test_what_this_process_holds_and_one_that_has_ended(tmp_path: Path) -> None:
