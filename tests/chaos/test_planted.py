@@ -19,15 +19,13 @@ ADDRESSES = 600
 
 CRASHES = tuple(Fault(4.0 + 2.5 * place, Kind.KILL, f"{role}-1", 0.5) for place, role in enumerate(ROLES))
 REPEATS = tuple(
-    Fault(30.0 + place, Kind.REPEAT, topic.name)
+    Fault(float(place), Kind.REPEAT, topic.name)
     for place, topic in enumerate(
         (ADMISSIONS_BULK, ADMISSIONS_INTERACTIVE, ATTEMPTS, ATTEMPTS, TASKS_BULK, TASKS_INTERACTIVE)
     )
 )
-"""Of admissions for a second charge; of attempts and tasks for a second verdict, in the same words or in others. All
-workers are back by then, and have answered what the repeats would answer again."""
-
-FAULTS = (*CRASHES, *REPEATS)
+"""Of admissions for a second charge; of attempts and tasks for a second verdict, in the same words or in others. They
+come when all is answered, so that they have something to change."""
 
 PATIENT = {"COMMAND_TIMEOUT_S": "10", "CONNECT_TIMEOUT_S": "6", "DNS_TIMEOUT_S": "6"}
 """Servers that never answer keep their tasks in hand for long beside others; and a machine with much to do answers
@@ -55,7 +53,8 @@ async def _run(name: str, *, copies: int = 1, entry: tuple[str, ...] = (), answe
         1,
         addresses=ADDRESSES,
         logs=empty(cache_dir() / "chaos" / name),
-        faults=FAULTS,
+        faults=CRASHES,
+        afterwards=REPEATS,
         entry=entry,
         copies=copies,
         answered_s=answered_s,
