@@ -39,7 +39,10 @@ STREAM_BUFFER = 16_384
 """Records that wait in memory for an agent; with Faust's 4,096 the consumer slept (4,200 against 6,000 a second)."""
 
 STREAM_BYTES = 128 * 1024 * 1024
-"""Nothing is read while the records in memory are larger: strangers write up to 16 MiB, thousands of them at a time."""
+"""Nothing is read while the records in memory are larger: strangers write up to 16 MiB, thousands of them at a time.
+To look costs 20 us of a core a poll of 200 records where little waits and 2 ms where the buffer is full: at most 10 us
+of the millisecond that a record costs.
+"""
 
 FULL_S = 0.05
 """How soon one looks again whether there is room."""
