@@ -43,7 +43,7 @@ class Rights:
     reads: tuple[Topic, ...]
     writes: tuple[Topic, ...]
     apps: tuple[str, ...]
-    """Each is a consumer group (:func:`streams.tables.app_id`)."""
+    """Each is a consumer group (:func:`streams.installed.app_id`)."""
     tables: tuple[TableDeclaration, ...] = ()
     """Their changelogs are read and written."""
     follows: tuple[Topic, ...] = ()
