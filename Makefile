@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo world bench test chaos chaos-defects kill-to-work flood lint format types layers lock lock-check clean
+.PHONY: help setup demo world bench test chaos chaos-defects kill-to-work soak flood lint format types layers lock lock-check clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,10 @@ chaos-defects: setup ## The same suite with our protection taken away: it has to
 kill-to-work: setup ## Seconds from kill -9 to processing again, for every role, with default settings
 	@ops/setup/broker.sh
 	@MAILVET_KILL_TO_WORK=$(or $(ROLE),all) $(BIN)/python -m pytest -s tests/chaos/test_kill_to_work.py $(ARGS)
+
+soak: setup ## Many addresses through a process for each role: memory may not grow, nothing may be lost (ADDRESSES=n)
+	@ops/setup/broker.sh
+	@$(BIN)/mailvet bench soak --addresses $(or $(ADDRESSES),1000000) $(ARGS)
 
 flood: setup ## Small requests beside a flood of 200,000 addresses
 	@ops/setup/broker.sh

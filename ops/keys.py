@@ -20,7 +20,7 @@ from schemas.keys import KeyCommand, KeyEvent, KeyRecord, Policy, TenantCommand,
 from schemas.topics import KEY_COMMANDS, KEY_EVENTS, physical_name
 from streams.access.decisions import instant
 from streams.codec import encode
-from streams.tables import TABLES
+from streams.installed import TABLES
 
 READ_S = 60.0
 """How long reading a whole topic may take."""

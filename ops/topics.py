@@ -24,7 +24,7 @@ from aiokafka.errors import (
 from ops.cli.errors import UserError
 from ops.cli.kafka import CONNECT_S, reach, unreachable
 from schemas.topics import LEADING, Topic
-from streams.app import topics_of
+from streams.installed import topics_of
 from streams.kafka import kept_too_long
 from streams.settings import Settings
 

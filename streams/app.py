@@ -1,14 +1,11 @@
 """The composition root: which roles run in this process, and what each is made of. Nothing happens at import."""
 
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final
 
 from mode import Service
 
-from schemas.topics import TOPICS, Topic, own_results
 from schemas.vocabulary import Lane
 from streams.access.keys import ConfiguredKey
 from streams.checks.dialogue import Prober
@@ -19,6 +16,7 @@ from streams.delivery import Producer
 from streams.dns.answers import MailRoute
 from streams.engine import Engine, engine, subscribe, table
 from streams.group import Group
+from streams.installed import TABLES, now_ms
 from streams.metrics import Metrics
 from streams.observe import PoolObserver
 from streams.optouts import OptOutReader
@@ -34,16 +32,7 @@ from streams.roles.route import Route
 from streams.roles.upkeep import record_key
 from streams.settings import Settings
 from streams.subscription import Subscription
-from streams.tables import TABLES, DurableTable, changelog_topics
-
-ROLES: Final = ("gate", "route", "probe", "retry", "completion")
-"""Every role; ``mailvet worker all`` runs them together."""
-
-
-def topics_of(settings: Settings) -> tuple[Topic, ...]:
-    """Every topic of an installation, those of tenants and changelogs included, under its name on the broker."""
-    topics = (*TOPICS, *map(own_results, dict.fromkeys(settings.tenant_topics)))
-    return (*(topic.named(settings.namespace) for topic in topics), *changelog_topics(settings))
+from streams.tables import DurableTable
 
 
 @asynccontextmanager
@@ -218,11 +207,6 @@ class _Measured:
             self.metrics.smtp_replies.labels(probe.stage, kind).inc()
         self.metrics.smtp_dialogue_seconds.observe(max((probe.smtp_ms for probe in probes), default=0) / 1000)
         return probes
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 def _quiet(expire: Callable[[int], int]) -> Chore:

@@ -26,11 +26,12 @@ from faust.types import TP
 from schemas.topics import Topic
 from streams.delivery import Delivery, OrderedAcks, Producer
 from streams.delivery.producer import LINGER_MS, MAX_BATCH_BYTES, MAX_RECORD_BYTES
+from streams.installed import TableDeclaration, app_id
 from streams.kafka import StartupError, faust_options
 from streams.metrics import Metrics
 from streams.settings import Settings
 from streams.subscription import Subscription
-from streams.tables import DurableTable, TableDeclaration, app_id
+from streams.tables import DurableTable
 from streams.wire import read_anything, weight
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,10 @@ STREAM_BUFFER = 16_384
 """Records that wait in memory for an agent; with Faust's 4,096 the consumer slept (4,200 against 6,000 a second)."""
 
 STREAM_BYTES = 128 * 1024 * 1024
-"""Nothing is read while the records in memory are larger: strangers write up to 16 MiB, thousands of them at a time."""
+"""Nothing is read while the records in memory are larger: strangers write up to 16 MiB, thousands of them at a time.
+To look costs 20 us of a core a poll of 200 records where little waits and 2 ms where the buffer is full: at most 10 us
+of the millisecond that a record costs.
+"""
 
 FULL_S = 0.05
 """How soon one looks again whether there is room."""

@@ -32,7 +32,7 @@ def aiokafka_security(settings: Settings) -> dict[str, Any]:
     return options
 
 
-def faust_credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+def faust_credentials(settings: Settings) -> "faust.SASLCredentials | faust.SSLCredentials | None":
     """The same for Faust. Raises :class:`SecurityError`."""
     context = tls_context(settings) if _with_tls(settings) else None
     if _with_password(settings):

@@ -1,60 +1,15 @@
-"""The tables of the roles, and a Faust table whose changelog can be awaited."""
+"""A Faust table whose changelog can be awaited."""
 
-import time
 from asyncio import Future
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import faust
 from aiokafka.partitioner import murmur2
 from faust.types import FutureMessage
 
-from schemas.topics import ADMISSIONS_BULK, ATTEMPTS, KEY_COMMANDS, Topic
-from streams.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class TableDeclaration:
-    """A table of bytes, co-partitioned with the topic whose records change it."""
-
-    role: str
-    name: str
-    source: Topic
-
-    def changelog(self, namespace: str = "") -> Topic:
-        """The topic that the table is recovered from, under the name that Faust gives it."""
-        return Topic(
-            f"{app_id(self.role, namespace)}-{self.name}-changelog",
-            key=self.source.key,
-            value=f"rows of the table {self.name}",
-            retention_ms=-1,
-            partitions=self.source.partitions,
-            cleanup_policy="compact",
-            # Rows shrink to their last value soon enough that a restart reads little more than the table.
-            extra={"min.cleanable.dirty.ratio": "0.2", "segment.ms": "3600000"},
-        )
-
-
-TABLES = (
-    # Accounts and decisions in one: their changes reach the changelog in the order in which they were made.
-    TableDeclaration("gate", "ledger", ADMISSIONS_BULK),
-    TableDeclaration("gate", "keys", KEY_COMMANDS),
-    TableDeclaration("completion", "requests", ATTEMPTS),
-    TableDeclaration("completion", "progress", ATTEMPTS),
-)
-
-
-def app_id(role: str, namespace: str = "") -> str:
-    """The Faust app's id, which is its consumer group too."""
-    return f"{namespace}.mailvet-{role}" if namespace else f"mailvet-{role}"
-
-
-def changelog_topics(settings: Settings) -> tuple[Topic, ...]:
-    """Every changelog, as `mailvet topics apply` creates it."""
-    return tuple(table.changelog(settings.namespace) for table in TABLES)
-
+from streams.installed import now_ms
 
 changes: ContextVar[list["Future[Any]"]] = ContextVar("changes")
 """The changelog records of the handler that runs in this context; :mod:`streams.delivery` awaits them."""
@@ -62,10 +17,6 @@ changes: ContextVar[list["Future[Any]"]] = ContextVar("changes")
 
 EPOCH: Final = "mailvet-epoch"
 """The header of a change that says which ownership of its partition it comes from (:class:`Epochs`)."""
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Epochs:
@@ -76,7 +27,7 @@ class Epochs:
     rise from owner to owner: above all that the new one has read, and with the clock where it has read none.
     """
 
-    def __init__(self, clock: Callable[[], int] = _now_ms) -> None:
+    def __init__(self, clock: Callable[[], int] = now_ms) -> None:
         self._clock = clock
         self._mine: dict[int, int] = {}
         self._highest: dict[int, int] = {}
@@ -151,6 +102,8 @@ class DurableTable(faust.Table[bytes, bytes]):
     def apply_changelog_batch(self, batch: Iterable[Any]) -> None:
         """Faust's, without what is another worker's now or was when it was written."""
         super().apply_changelog_batch(list(self._current(batch)))
+        # Faust notes the partition of each row that it recovers, also long after the row has ended; we ask the key.
+        cast(Any, self.data)._key_partition.clear()
 
     def _current(self, batch: Iterable[Any]) -> Iterator[Any]:
         for event in batch:

@@ -15,15 +15,47 @@ _USED: dict[str, int] = {}
 _NOTES: set[str] = set()
 
 
+MODULES_A_BROKER = 4
+"""Test modules that share one broker: a start takes ten seconds, and each topic that is left costs it a little."""
+
+
+class Brokers:
+    """Hands out a broker to one module after the other, and now and then a new one."""
+
+    def __init__(self) -> None:
+        self._running = ExitStack()
+        self._broker: Broker | None = None
+        self._modules = 0
+
+    def take(self) -> Broker:
+        """For one more module."""
+        if self._broker is None or self._modules == MODULES_A_BROKER:
+            self.close()
+            self._broker, self._modules = self._running.enter_context(real_broker(os.environ, note=_NOTES.add)), 0
+            _USED[self._broker.name] = _USED.get(self._broker.name, 0) + 1
+        self._modules += 1
+        return self._broker
+
+    def close(self) -> None:
+        """End the one that runs."""
+        self._running.close()
+
+
+@pytest.fixture(scope="session")
+def brokers() -> Iterator[Brokers]:
+    """For all modules."""
+    made = Brokers()
+    yield made
+    made.close()
+
+
 @pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    """A broker for one test module: topic names are fixed, so modules get none of each other's records.
+def broker(brokers: Brokers) -> Broker:
+    """A broker for one test module; others have used it and will use it, so all that is made on it needs its own name.
 
     A real Apache Kafka where one can be had (see `ops.brokers.real`); a test may `kill` and `restart` it.
     """
-    with real_broker(os.environ, note=_NOTES.add) as running:
-        _USED[running.name] = _USED.get(running.name, 0) + 1
-        yield running
+    return brokers.take()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from ops.access.rights import (
     written,
 )
 from schemas.topics import PREFIX, REQUESTS, TENANT, Topic, own_results, physical_name
-from streams.app import topics_of
+from streams.installed import topics_of
 from streams.settings import Settings
 
 OPERATOR = "operator"

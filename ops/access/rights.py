@@ -32,8 +32,8 @@ from schemas.topics import (
     Topic,
     own_results,
 )
+from streams.installed import TABLES, TableDeclaration, app_id
 from streams.settings import Settings
-from streams.tables import TABLES, TableDeclaration, app_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Rights:
     reads: tuple[Topic, ...]
     writes: tuple[Topic, ...]
     apps: tuple[str, ...]
-    """Each is a consumer group (:func:`streams.tables.app_id`)."""
+    """Each is a consumer group (:func:`streams.installed.app_id`)."""
     tables: tuple[TableDeclaration, ...] = ()
     """Their changelogs are read and written."""
     follows: tuple[Topic, ...] = ()

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 EXISTS = "user"
 """Locals that begin with it exist, all others do not."""
 
+LATER = "later"
+"""But these, which are told to come later the first time (greylisting), and exist from then on."""
+
 ZONE = "bench.test"
 PASS_SIZE = 2000
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
-from ops.bench.lists import EXISTS, PROVIDERS, ZONE, exchanger, host_address
+from ops.bench.lists import EXISTS, LATER, PROVIDERS, ZONE, exchanger, host_address
 
 SOFT_ERRORS = 10
 HARD_ERRORS = 20
@@ -37,15 +37,17 @@ _SO_RCVBUFFORCE = 33
 
 _MX, _A = 15, 1
 _KNOWN = b"RCPT TO:<" + EXISTS.encode()
+_GREYLISTED = b"RCPT TO:<" + LATER.encode()
 _EHLO = b"250-sink.test\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n"
 _OK = b"250 2.1.5 Ok\r\n"
+_COME_LATER = b"450 4.2.0 %s: Recipient address rejected: Greylisted\r\n"
 _GONE = b"550 5.1.1 <%s>: Recipient address rejected: User unknown in virtual mailbox table\r\n"
 
 
 @dataclass(frozen=True, slots=True)
 class SinkConfig:
     """Ports (0 takes a free one), the round-trip time and a server's limits (``client_connections`` 0: none);
-    ``tarpit``: RCPT is never answered."""
+    ``hosts``: who has the number of no host is served by number % hosts; ``tarpit``: RCPT is never answered."""
 
     smtp_port: int = 0
     dns_port: int = 0
@@ -84,6 +86,7 @@ class Sink:
         self.counters = Counters()
         self.smtp_port = config.smtp_port
         self.dns_port = config.dns_port
+        self.greylisted: set[bytes] = set()
 
     async def start(self) -> None:
         """Listen on every host's address and, for DNS, at 127.0.0.1."""
@@ -174,9 +177,21 @@ class SmtpConnection(asyncio.Protocol):
             return b""
         if line.startswith(_KNOWN):
             return _OK
+        if line.startswith(_GREYLISTED):
+            return self._come_later(line)
         counters.refused += 1
         self._errors += 1
         return _GONE % line[9 : line.find(b">")]
+
+    def _come_later(self, line: bytes) -> bytes:
+        """Who comes again is accepted; until then it is an error of the client's like any other, as with Postfix."""
+        greylisted, address = self._sink.greylisted, line[8:]
+        if address in greylisted:
+            greylisted.discard(address)
+            return _OK
+        greylisted.add(address)
+        self._errors += 1
+        return _COME_LATER % address
 
     def _answer(self, data: bytes, pause_s: float = 0.0) -> None:
         """Send ``data`` when it is time, or close the connection."""
@@ -217,7 +232,7 @@ class DnsEndpoint:
             while True:
                 data, client = self._socket.recvfrom(MAX_QUERY)
                 self._sink.counters.dns_queries += 1
-                if (answer := answer_query(data)) is not None:
+                if (answer := answer_query(data, self._sink.config.hosts)) is not None:
                     self._answer(answer, client)
 
     def _answer(self, answer: bytes, client: tuple[str, int]) -> None:
@@ -231,8 +246,8 @@ class DnsEndpoint:
             self._socket.sendto(answer, client)
 
 
-def answer_query(query: bytes) -> bytes | None:
-    """The response to one query (RFC 1035 section 4); None for what is none."""
+def answer_query(query: bytes, hosts: int = PROVIDERS) -> bytes | None:
+    """The response to one query (RFC 1035 section 4); None for what is none. ``hosts``: as in :class:`SinkConfig`."""
     try:
         labels, end = _labels(query)
         kind, _ = struct.unpack_from("!HH", query, end)
@@ -244,7 +259,7 @@ def answer_query(query: bytes) -> bytes | None:
     if provider is not None and kind == _MX and name.endswith(f".{ZONE}"):
         data = struct.pack("!H", 10) + _encoded(exchanger(provider))
     elif provider is not None and kind == _A and name == exchanger(provider):
-        data = bytes(int(part) for part in host_address(provider).split("."))
+        data = bytes(int(part) for part in host_address(provider % hosts).split("."))
     flags = 0x8580 | (0 if provider is not None else 3)
     header = query[:2] + struct.pack("!HHHHH", flags, 1, 1 if data else 0, 0, 0)
     record = struct.pack("!HHHIH", 0xC00C, kind, 1, TTL_S, len(data)) + data if data else b""

@@ -11,12 +11,14 @@ import click
 from ops.bench import fairness as fairness_bench
 from ops.bench import gate as gate_bench
 from ops.bench import namespace, page, peers
+from ops.bench import soak as soak_bench
 from ops.bench.contest import ContestError
 from ops.bench.lists import LISTS
 from ops.bench.run import SWEEP, Plan, measure
 from ops.brokers.base import BrokerError
-from ops.brokers.embedded import embedded
-from ops.cli.errors import UserError
+from ops.brokers.embedded import Embedded, embedded
+from ops.brokers.real import broker as real_broker
+from ops.cli.errors import Unfinished, UserError
 from ops.cli.kafka import bootstrap_option, servers, silence_client
 from ops.mta.packages import POSTFIX, MtaError, unpacked
 from schemas.keys import Kind
@@ -128,6 +130,42 @@ def fairness(seconds: float, in_flight: int, rtt_ms: float, bootstrap: str | Non
     except (BrokerError, ContestError, OSError) as wrong:
         raise UserError(f"the benchmark could not be run: {wrong}") from None
     click.echo(json.dumps([line.as_dict() for line in lines], indent=2) if as_json else fairness_bench.table(lines))
+
+
+@command.command()
+@click.option("--addresses", type=click.IntRange(1000, 10**9), default=1_000_000, help="Distinct ones; 1,000,000.")
+@click.option("--tenants", type=click.IntRange(1, 10_000), default=120, help="Who ask for them, a key each; 120.")
+@click.option("--in-flight", type=click.IntRange(1000, 10**6), default=20_000, help="Addresses at a time; 20,000.")
+@click.option(
+    "--growth", type=click.FloatRange(1), default=1.2, help="A worker may end with so much of a tenth's; 1.2."
+)
+@click.option("--greylisting/--no-greylisting", default=True, help="One request of 50 waits in the first retry tier.")
+@click.option("--bootstrap", metavar="HOST:PORT[,...]", callback=servers, help="A broker; one of its own if not given.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object in place of the table.")
+def soak(  # noqa: PLR0917
+    addresses: int, tenants: int, in_flight: int, growth: float, greylisting: bool, bootstrap: str | None, as_json: bool
+) -> None:
+    """Many addresses through a process for each role: what each one holds in memory at one tenth and at the end.
+
+    On a real Kafka where one can be had, with default settings; mail servers are on loopback. Exit code 1 where memory
+    has grown by more than is allowed, or where a verdict is lost or wrong.
+    """
+    silence_client()
+    plan = soak_bench.Plan(addresses, tenants, in_flight, greylisting)
+    try:
+        with real_broker({"KAFKA_BOOTSTRAP_SERVERS": bootstrap or ""}, note=_say) as running:
+            _say(f"broker: {running.name}")
+            small = isinstance(running, Embedded)
+            report = soak_bench.measure(running.bootstrap, plan, embedded=small, told=_say)
+    except (BrokerError, ContestError, OSError) as wrong:
+        raise UserError(f"the soak could not be run: {wrong}") from None
+    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else soak_bench.text(report))
+    if failed := soak_bench.failures(report, growth):
+        raise Unfinished("; ".join(failed))
+
+
+def _say(what: str) -> None:
+    click.echo(what, err=True)
 
 
 def _fetch_postfix() -> None:

@@ -27,7 +27,7 @@ from ops.deadletters import (
     summary,
 )
 from schemas.pipeline import Replayed
-from streams.app import ROLES, now_ms
+from streams.installed import ROLES, now_ms
 from streams.metrics import REASONS
 from streams.settings import Settings
 

@@ -13,8 +13,9 @@ from ops.cli.errors import Unfinished, UserError
 from ops.cli.kafka import bootstrap_option
 from ops.cli.signals import stop_on_signals
 from ops.health import serve
-from streams.app import ROLES, open_worker
+from streams.app import open_worker
 from streams.group import WorkerFailed
+from streams.installed import ROLES
 from streams.kafka import StartupError, check_broker
 from streams.metrics import Metrics
 from streams.progress import Heartbeat

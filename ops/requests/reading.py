@@ -24,8 +24,8 @@ from schemas.result import Output
 from schemas.topics import RESULTS, own_results
 from streams.access.decisions import MAX_VERDICT_BY, Decision
 from streams.codec import decode
+from streams.installed import TABLES
 from streams.roles.progress import Progress, unpack
-from streams.tables import TABLES
 
 SINCE = MAX_VERDICT_BY + timedelta(hours=1)
 """How far back results are read: no request runs for longer."""

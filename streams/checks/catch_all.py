@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from streams.dns.cache import DOMAINS
 from streams.smtp.replies import Reply
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -36,7 +37,7 @@ class CatchAllMemory:
         *,
         ttl_s: float = 3600.0,
         unknown_ttl_s: float = 10.0,
-        size: int = 100_000,
+        size: int = DOMAINS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ttl_s = ttl_s

@@ -8,8 +8,7 @@ from streams.checks.evidence import Prepared
 from streams.checks.lists import Lists
 from streams.checks.suggest import suggest
 from streams.checks.syntax import Mailbox, Malformed, parse_mailbox
-
-_CACHED_DOMAINS = 65_536
+from streams.dns.cache import DOMAINS
 
 # RFC 5233 leaves the separator to the site. Elsewhere than after a plus sign nothing tells a tag from a name: a hyphen
 # separates one at a few sites, and stands in ordinary names at all the others.
@@ -28,7 +27,7 @@ class Precheck:
 
     def __init__(self, lists: Lists) -> None:
         self._lists = lists
-        self._facts: Callable[[str], _DomainFacts] = lru_cache(maxsize=_CACHED_DOMAINS)(self._look_up)
+        self._facts: Callable[[str], _DomainFacts] = lru_cache(maxsize=DOMAINS)(self._look_up)
 
     def __call__(self, text: str) -> Prepared:
         """Everything known of one address as its client wrote it. Never raises."""

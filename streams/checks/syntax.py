@@ -20,12 +20,13 @@ from typing import NamedTuple
 
 from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 
+from streams.dns.cache import DOMAINS
+
 MAX_LOCAL_OCTETS = 64
 MAX_ADDRESS_OCTETS = 254
 """RFC 5321 section 4.5.3.1 with erratum 1690 of RFC 3696: a path of 256 octets includes its angle brackets."""
 
 MAX_DOMAIN_OCTETS = 253
-_CACHED_DOMAINS = 65_536
 
 _DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
 _PLAIN = re.compile(
@@ -111,7 +112,7 @@ def _parse_local(text: str) -> str | Malformed:
     return local
 
 
-@lru_cache(maxsize=_CACHED_DOMAINS)
+@lru_cache(maxsize=DOMAINS)
 def _parse_domain(text: str) -> _Domain | Malformed:
     """A pure function of its text, remembered: real lists hold few domains, and reading one costs most."""
     plain = text.lower()

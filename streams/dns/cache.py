@@ -5,6 +5,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+DOMAINS = 50_000
+"""What is known of so many domains is kept, by every part alike."""
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 

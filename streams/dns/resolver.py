@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from streams.dns.answers import MailHost, MailRoute, RouteKind
-from streams.dns.cache import FlightCache
+from streams.dns.cache import DOMAINS, FlightCache
 from streams.dns.nameservers import name_servers
 from streams.dns.networks import may_be_dialled, parse_networks
 from streams.dns.transport import Answer, Exchange, RecordType, Status, Transport
@@ -60,7 +60,7 @@ class MailResolver:
         allowed_networks: Sequence[str] = (),
         timeout: float = 5.0,
         ipv6: bool = False,
-        cache_size: int = 50_000,
+        cache_size: int = DOMAINS,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
         on_query: Callable[[str, str, str, float], None] | None = None,

@@ -6,7 +6,7 @@ the clock reads no row: ``requests`` keeps what was asked until it is answered; 
 addresses another record has decided, publishes nothing. No clock goes into anything published.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -56,7 +56,8 @@ class Completion:
         self._kept_ms = round(settings.decisions_kept.total_seconds() * 1000)
         self._due = Round(requests)
         self._rounds = tuple((table, Round(table)) for table in (requests, progress))
-        self._swept_ms: dict[bytes, int] = {}
+        self._swept_ms: OrderedDict[bytes, int] = OrderedDict()
+        """When a deadline was written, the oldest first: forgotten when it is over, also where its row has moved on."""
         self._seen_kept_ms = round(settings.delivery_timeout_s * 1000) + SEEN_KEPT_MS
         self._ended: list[bytes] = []
         self._said: deque[tuple[int, bytes]] = deque()
@@ -127,7 +128,6 @@ class Completion:
             for known in before.known:
                 self._progress.pop(_known_row(row, known), None)
             self._requests.pop(row, None)
-            self._swept_ms.pop(row, None)
         return progress
 
     def _count(self, progress: Progress, name: str, attempt: Attempt, at: datetime) -> None:
@@ -154,8 +154,10 @@ class Completion:
         """
         outputs: list[Outgoing] = []
         room = SWEPT_ADDRESSES
+        while self._swept_ms and next(iter(self._swept_ms.values())) <= now_ms - SWEEP_AGAIN_MS:
+            self._swept_ms.popitem(last=False)
         for row in self._due.next():
-            if _verdict_by_ms(row) > now_ms or self._swept_ms.get(row, 0) > now_ms - SWEEP_AGAIN_MS or room <= 0:
+            if _verdict_by_ms(row) > now_ms or row in self._swept_ms or room <= 0:
                 continue
             asked = self._asked(row)
             if asked is not None:
@@ -190,7 +192,6 @@ class Completion:
         ]
         for table, row in over:
             table.pop(row, None)
-            self._swept_ms.pop(row, None)
         return len(over)
 
     def _asked(self, row: bytes) -> Admitted | None:

@@ -21,12 +21,12 @@ from schemas.pipeline import Task
 from schemas.topics import TIERS, Topic
 from streams.codec import decode
 from streams.delivery import Producer, Recent, dead_letter
+from streams.installed import app_id
 from streams.kafka import client_options
 from streams.metrics import Metrics
 from streams.records import Incoming, Outgoing, Unusable
 from streams.roles.judge import LANES
 from streams.settings import Settings
-from streams.tables import app_id
 from streams.wire import read_anything
 
 logger = logging.getLogger(__name__)

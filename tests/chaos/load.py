@@ -35,7 +35,9 @@ class Ask:
         return hashlib.sha256(self.value or b"").hexdigest()
 
 
-def asks(samples: Sequence[Sample], *, tenant: str, key: str, seed: int) -> Iterator[Ask]:
+def asks(
+    samples: Sequence[Sample], *, tenant: str, key: str, seed: int, malformed_every: int = MALFORMED_EVERY
+) -> Iterator[Ask]:
     """Requests for all samples, in the order of a seed, with malformed records among them."""
     chance = random.Random(f"{seed} load")
     left = list(samples)
@@ -50,7 +52,7 @@ def asks(samples: Sequence[Sample], *, tenant: str, key: str, seed: int) -> Iter
         name = f"chaos-{seed}-{number}"
         body = {"request_id": name, "addresses": [sample.address for sample in piece]}
         yield Ask(orjson.dumps(body), headers, None, request_uid(tenant, name), piece)
-        if number % MALFORMED_EVERY == 0:
+        if number % malformed_every == 0:
             yield next(malformed)
 
 

@@ -10,7 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from schemas.topics import TOPICS
-from streams.tables import TABLES, app_id
+from streams.installed import TABLES, app_id
 from tests.chaos.history import LEDGER, READERS, Look, Written
 from tests.chaos.rig import PARTITIONS, Rig
 

@@ -13,7 +13,7 @@ from ops.world import World, WorldConfig
 from tests.chaos.checker import Report, behind, judge
 from tests.chaos.faults import Chaos
 from tests.chaos.history import History
-from tests.chaos.load import Ask, asks
+from tests.chaos.load import MALFORMED_EVERY, Ask, asks
 from tests.chaos.observe import Observer
 from tests.chaos.rig import TENANT, Rig, rig, shuffled
 from tests.chaos.schedule import COPIES, OUTAGES, Fault, schedule, workers
@@ -57,12 +57,17 @@ async def run(
     addresses: int,
     logs: Path,
     faults: Sequence[Fault] | None = None,
+    afterwards: Sequence[Fault] = (),
     entry: Sequence[str] = (),
     copies: int = COPIES,
     answered_s: float = ANSWERED_S,
+    malformed_every: int = MALFORMED_EVERY,
     **options: str,
 ) -> Outcome:
-    """Everything from nothing to the report. ``faults`` and what follows are for runs with a planted defect."""
+    """Everything from nothing to the report. ``faults`` and what follows are for runs with a planted defect.
+
+    ``afterwards``: faults that come when all is answered, counted from then.
+    """
     began = time.monotonic()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # Brokers that are away are what this is about.
     nodes = affordable_nodes()
@@ -75,10 +80,11 @@ async def run(
             system.entry = tuple(entry) or system.entry
             planned = schedule(seed, nodes=nodes, copies=copies) if faults is None else tuple(faults)
             samples = shuffled([*world.samples(), *world.bulk_addresses(addresses - len(world.samples()))], seed)
-            load = list(asks(samples, tenant=TENANT, key=system.key, seed=seed))
+            key = system.key
+            load = list(asks(samples, tenant=TENANT, key=key, seed=seed, malformed_every=malformed_every))
             async with Chaos(system, cluster, seed) as chaos:
                 await system.start(*workers(copies))
-                history = await _under_fire(system, chaos, planned, load, answered_s)
+                history = await _under_fire(system, chaos, planned, load, afterwards=afterwards, answered_s=answered_s)
             kept = logs / f"history-{seed}.pickle"
             kept.write_bytes(pickle.dumps(history))
             system.note(f"the whole history and the workers' logs: {logs}")
@@ -90,7 +96,13 @@ async def run(
 
 
 async def _under_fire(
-    system: Rig, chaos: Chaos, faults: Sequence[Fault], load: Sequence[Ask], answered_s: float
+    system: Rig,
+    chaos: Chaos,
+    faults: Sequence[Fault],
+    load: Sequence[Ask],
+    *,
+    afterwards: Sequence[Fault],
+    answered_s: float,
 ) -> History:
     observer = Observer(system)
     seconds = max((fault.ends_s for fault in faults), default=5.0)
@@ -101,6 +113,7 @@ async def _under_fire(
         system.note("all faults are over")
         await system.results(within=answered_s)
         system.note("nothing comes any more")
+        await chaos.run(afterwards)
         history = History(
             system.expected,
             {ask.digest for ask in load if not ask.samples},

@@ -18,7 +18,7 @@ from schemas.topics import (
     TASKS_INTERACTIVE,
     TIERS,
 )
-from streams.app import ROLES
+from streams.installed import ROLES
 
 
 class Kind(StrEnum):

@@ -21,12 +21,12 @@ from schemas.topics import ADMITTED_BULK, REQUESTS, RESULTS
 from streams.delivery import OrderedAcks, Producer
 from streams.engine import engine, subscribe, table
 from streams.group import Group, WorkerFailed
+from streams.installed import TableDeclaration
 from streams.metrics import Metrics
 from streams.progress import ProgressWatch
 from streams.records import Incoming, Outgoing, Unusable
 from streams.settings import Settings
 from streams.subscription import Subscription
-from streams.tables import TableDeclaration
 
 COUNTS = TableDeclaration("echo", "counts", replace(ADMITTED_BULK, partitions=2))
 SOURCES = {"admitted": replace(ADMITTED_BULK, partitions=2), "requests": replace(REQUESTS, partitions=2)}

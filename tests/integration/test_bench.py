@@ -14,7 +14,9 @@ from ops.bench.pools import compare
 from ops.bench.postfix import measure_on_postfix
 from ops.bench.run import tarpits
 from ops.bench.sink import SinkConfig
+from ops.brokers.base import Broker
 from ops.mta.postfix import Postfix
+from streams.installed import ROLES
 
 PARTS = ("alone", "beside the flood")
 
@@ -33,6 +35,22 @@ def test_the_command_measures_a_list_and_writes_a_page(tmp_path: Path) -> None:
     assert measured["sink"]["late_replies"] == 0
     assert measured["sink"]["dns_queries"] <= 200 * measured["addresses"] / LISTS["A"].size
     assert "| A | mailvet |" in page.read_text(encoding="utf-8")
+
+
+def test_a_short_soak_loses_nothing_and_tells_what_each_role_holds(broker: Broker) -> None:
+    """Too short to show whether memory grows: `make soak` does."""
+    options = ["--addresses", "2000", "--tenants", "4", "--no-greylisting", "--growth", "100"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ops.cli.main", "bench", "soak", "--json", "--bootstrap", broker.bootstrap, *options],
+        capture_output=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    report = json.loads(done.stdout)
+    assert (report["addresses"], report["lost"], report["wrong"]) == (2000, 0, 0)
+    assert [each["name"] for each in report["roles"]] == list(ROLES)
+    assert all(each["at_tenth"] > 0 for each in report["roles"])
 
 
 def test_a_contestant_that_says_yes_to_all_is_half_right() -> None:

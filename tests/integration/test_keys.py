@@ -43,7 +43,7 @@ from schemas.topics import (
     Topic,
     physical_name,
 )
-from streams.app import topics_of
+from streams.installed import topics_of
 from tests.integration.conftest import Installation, terminate, until
 
 REVOCATIONS = int(os.environ.get("MAILVET_REVOCATIONS", "3"))

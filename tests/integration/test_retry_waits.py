@@ -10,8 +10,8 @@ from aiokafka import AIOKafkaProducer
 
 from schemas.pipeline import Position, Task, TaskItem
 from schemas.topics import DEADLETTERS, RETRIES_5M, TASKS_BULK
-from streams.app import topics_of
 from streams.codec import encode
+from streams.installed import topics_of
 from tests.integration.conftest import Installation, terminate, until
 from tests.integration.test_worker import worker
 from tests.unit.roles.support import ticket

@@ -26,8 +26,8 @@ from schemas.pipeline import DeadLetter
 from schemas.topics import ATTEMPTS, DAY_MS, DEADLETTERS, REQUESTS, RESULTS
 from streams.access.credentials import HEADER as KEY_HEADER
 from streams.access.credentials import mint
-from streams.app import ROLES, topics_of
 from streams.delivery.dead_letters import HEADER
+from streams.installed import ROLES, topics_of
 from streams.wire import UNREADABLE
 from tests.integration.conftest import Installation, terminate, until
 
@@ -61,8 +61,10 @@ def get(url: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-async def ask(installation: Installation, *addresses: str, compression: str | None = None) -> None:
-    request = {"schema_version": 1, "request_id": "r1", "addresses": addresses}
+async def ask(
+    installation: Installation, *addresses: str, request_id: str = "r1", compression: str | None = None
+) -> None:
+    request = {"schema_version": 1, "request_id": request_id, "addresses": addresses}
     async with AIOKafkaProducer(
         bootstrap_servers=installation.broker.bootstrap, compression_type=compression
     ) as producer:
@@ -70,8 +72,13 @@ async def ask(installation: Installation, *addresses: str, compression: str | No
         await producer.send_and_wait(name, json.dumps(request).encode(), headers=[(KEY_HEADER, KEY.encode())])
 
 
-@pytest.mark.parametrize("role", ["all", *ROLES])
-async def test_it_says_that_it_is_ready_serves_and_ends_well(installed: Installation, role: str) -> None:
+@pytest.mark.parametrize("roles", [("all",), ROLES])
+async def test_it_says_that_it_is_ready_serves_and_ends_well(installed: Installation, roles: tuple[str, ...]) -> None:
+    """All of them in one process, then a process each, side by side."""
+    await asyncio.gather(*(_serves_and_ends(installed, role) for role in roles))
+
+
+async def _serves_and_ends(installed: Installation, role: str) -> None:
     arguments = ["all"] if role == "all" else ["--role", role]
     process, line = await asyncio.to_thread(worker, installed, *arguments)
     assert line.startswith(f"ready: role {role}, broker {installed.broker.bootstrap}, metrics http://127.0.0.1:")
@@ -82,15 +89,20 @@ async def test_it_says_that_it_is_ready_serves_and_ends_well(installed: Installa
     assert await asyncio.to_thread(terminate, process) == (0, "")
 
 
-@pytest.mark.parametrize("compression", [None, "gzip", "lz4", "zstd", "snappy"])
-async def test_a_request_is_answered_however_it_was_compressed(
-    installed: Installation, compression: str | None
-) -> None:
+async def test_a_request_is_answered_however_it_was_compressed(installed: Installation) -> None:
     process, _ = await asyncio.to_thread(worker, installed, "all")
-    await ask(installed, "mailbox-full@sandbox.mailvet.test", compression=compression)
-    await until(lambda: _results(installed, 2))
-    result, summary = (json.loads(record.value) for record in await installed.read(RESULTS))
-    assert (result["verdict"], result["reason"], summary["kind"]) == ("risky", "mailbox_full", "summary")
+    ways = (None, "gzip", "lz4", "zstd", "snappy")
+    for way in ways:
+        address = "mailbox-full@sandbox.mailvet.test"
+        await ask(installed, address, request_id=f"packed by {way}", compression=way)
+    await until(lambda: _results(installed, 2 * len(ways)))
+    said: dict[str, list[Any]] = {}
+    for record in await installed.read(RESULTS):
+        output = json.loads(record.value)
+        said.setdefault(output["request_id"], []).append(output)
+    assert said.keys() == {f"packed by {way}" for way in ways}
+    for result, summary in said.values():
+        assert (result["verdict"], result["reason"], summary["kind"]) == ("risky", "mailbox_full", "summary")
     assert (await asyncio.to_thread(terminate, process))[0] == 0
 
 

@@ -12,7 +12,7 @@ from ops.access.acls import Access, Grant, compare, declared, group_prefix, user
 from ops.access.shown import as_json, commands, plan
 from ops.cli.topics import command
 from schemas.topics import TENANT
-from streams.app import topics_of
+from streams.installed import topics_of
 from streams.settings import Settings
 
 SETTINGS = Settings.model_validate({"tenant_topics": ("acme", "globex")})

@@ -5,14 +5,14 @@ import pytest
 from ops.access.page import PAGE, with_table
 from ops.access.rights import OPERATOR_READS, OPERATOR_WRITES, ROLES, groups, of_roles, topics_needed, written
 from schemas.topics import CANCELS, DEADLETTERS, OPT_OUTS, REQUESTS, RESULTS, TIERS, TOPICS, Topic
-from streams import app
+from streams import installed
+from streams.installed import TABLES
 from streams.roles.completion import Completion
 from streams.roles.gate import Gate
 from streams.roles.keyring import Keyring
 from streams.roles.probe import Probing
 from streams.roles.route import Route
 from streams.settings import Settings
-from streams.tables import TABLES
 from tests.unit.roles.support import Clock, FakeProber, FakeResolver, metrics, settings
 
 NOT_USED: object = None
@@ -41,7 +41,7 @@ def test_a_role_may_read_what_it_subscribes_to_and_nothing_else(role: str) -> No
 
 
 def test_every_role_and_no_other_has_rights() -> None:
-    assert tuple(ROLES) == app.ROLES
+    assert tuple(ROLES) == installed.ROLES
 
 
 def test_a_role_has_the_groups_of_its_apps() -> None:

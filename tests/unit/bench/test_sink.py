@@ -22,6 +22,13 @@ def test_a_domain_has_its_providers_exchanger_and_that_an_address() -> None:
     assert ask(exchanger(7), "A").answer[0][0].address == host_address(7)
 
 
+def test_a_provider_beyond_the_hosts_shares_one_of_them() -> None:
+    query = dns.message.make_query(exchanger(1007), "A", use_edns=False).to_wire()
+    answer = answer_query(query, 100)
+    assert answer is not None
+    assert dns.message.from_wire(answer).answer[0][0].address == host_address(7)
+
+
 def test_other_types_have_no_records_and_other_names_do_not_exist() -> None:
     assert not ask(exchanger(7), "AAAA").answer
     assert ask(exchanger(7), "AAAA").rcode() == dns.rcode.NOERROR
@@ -66,6 +73,17 @@ async def test_who_exists_is_accepted_and_nobody_else() -> None:
         b"550 5.1.1 <gone1@a.test>: Recipient address rejected: User unknown in virtual mailbox table",
     ]
     assert (sink.counters.recipients, sink.counters.refused, sink.counters.reads) == (2, 1, 2)
+
+
+async def test_who_is_greylisted_is_accepted_when_it_comes_again() -> None:
+    sink, connection, wire = await session()
+    connection.data_received(b"RCPT TO:<later1@a.test>\r\nRCPT TO:<later2@a.test>\r\nRCPT TO:<later1@a.test>\r\n")
+    assert wire.said.splitlines()[-3:] == [
+        b"450 4.2.0 <later1@a.test>: Recipient address rejected: Greylisted",
+        b"450 4.2.0 <later2@a.test>: Recipient address rejected: Greylisted",
+        b"250 2.1.5 Ok",
+    ]
+    assert sink.greylisted == {b"<later2@a.test>"}
 
 
 async def test_the_twentieth_error_ends_the_session() -> None:

@@ -21,9 +21,9 @@ from schemas.topics import (
     USAGE,
     Topic,
 )
+from streams.installed import changelog_topics
 from streams.kafka import kept_too_long
 from streams.settings import Settings
-from streams.tables import changelog_topics
 
 DAY = 86_400_000
 

@@ -7,7 +7,7 @@ import pytest
 
 from ops.world import World, WorldConfig
 from schemas.topics import REQUESTS
-from streams.app import ROLES
+from streams.installed import ROLES
 from tests.chaos.load import MALFORMED_EVERY, asks
 from tests.chaos.schedule import LASTS_S, OUTAGES, REPEATED, Fault, Kind, schedule, workers
 from tests.chaos.test_seeds import seeds

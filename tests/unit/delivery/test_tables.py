@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from schemas.topics import ADMISSIONS_BULK
 from streams import engine as module
 from streams.engine import Engine, engine, table
+from streams.installed import TABLES, changelog_topics
 from streams.kafka import StartupError
 from streams.roles.upkeep import record_key
 from streams.settings import Settings
-from streams.tables import EPOCH, TABLES, DurableTable, Epochs, changelog_topics, changes
+from streams.tables import EPOCH, DurableTable, Epochs, changes
 
 PARTITIONS = range(ADMISSIONS_BULK.partitions)
 
@@ -159,6 +160,13 @@ async def test_recovery_leaves_out_what_was_written_too_late(ledger: DurableTabl
     )
     assert dict(ledger.items()) == {b"a:1": b"second", b"b:1": b"kept", b"c:1": b"another partition's"}
     assert len(left_out) == 2
+
+
+async def test_of_a_row_that_was_recovered_and_has_ended_nothing_stays(ledger: DurableTable) -> None:
+    ledger.apply_changelog_batch([changed(b"a:1", b"x", 10)])
+    ledger.pop(b"a:1")
+    kept = [vars(ledger.data)[name] for name in ("data", "_key_partition")]
+    assert kept == [{}, {}]
 
 
 async def test_rows_behind_an_outdated_change_are_written_again(ledger: DurableTable) -> None:

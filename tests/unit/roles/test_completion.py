@@ -205,6 +205,17 @@ def test_a_deadline_that_was_lost_comes_again() -> None:
     assert len(world.role.sweep(DEADLINE_MS + 60_001)) == 1
 
 
+def test_what_was_swept_is_not_remembered_where_its_row_has_moved_to_another_worker() -> None:
+    world = World(1)
+    world.admit()
+    assert world.role.sweep(DEADLINE_MS)
+    world.requests.clear()
+    assert world.role.sweep(DEADLINE_MS + 59_999) == []
+    assert len(world.role._swept_ms) == 1
+    assert world.role.sweep(DEADLINE_MS + 60_000) == []
+    assert len(world.role._swept_ms) == 0
+
+
 def test_a_sweep_is_bounded_and_gets_through() -> None:
     world = World(1)
     for number in range(5):

@@ -16,12 +16,12 @@ from schemas.vocabulary import Reason
 from streams.access.decisions import Account
 from streams.access.keys import ConfiguredKey
 from streams.codec import decode, encode
+from streams.installed import TABLES
 from streams.records import Incoming, Outgoing
 from streams.roles.completion import Completion
 from streams.roles.gate import Gate
 from streams.roles.keyring import Keyring
 from streams.roles.progress import Progress
-from streams.tables import TABLES
 from tests.unit.roles.support import KEY, NOW_MS, Clock, Log, metrics, request_bytes, run, settings, values
 from tests.unit.roles.test_completion import entry
 

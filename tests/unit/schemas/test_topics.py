@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas.topics import RESULTS, TENANT, TOPICS, own_results
-from streams.app import topics_of
+from streams.installed import topics_of
 from streams.settings import Settings
 
 TENANTS = st.from_regex(TENANT, fullmatch=True)
