@@ -57,7 +57,7 @@ class Place:
 
     @property
     def is_given_back(self) -> bool:
-        """Whether the client pays nothing for it: not learned, not probed, or probed once for several positions."""
+        """Whether the client pays nothing for it: not learned, of the sandbox, or probed once for several positions."""
         finding = self.entry.finding
         repeated = self.position.index != self.entry.positions[0].index
         return repeated or finding.verdict is Verdict.UNKNOWN or finding.domain == SANDBOX_DOMAIN
