@@ -68,6 +68,7 @@ class Refused(StrEnum):
     UNKNOWN_POLICY = "unknown_policy"
     BAD_TIMES = "bad_times"
     TOO_MANY_DOMAINS = "too_many_domains"
+    TOO_MANY_POLICIES = "too_many_policies"
     STALE = "stale"
 
 
@@ -137,6 +138,9 @@ class KeyRecord(Record):
 
 MAX_ALLOWED = 1000
 """Domains that one tenant may be allowed."""
+
+MAX_POLICIES = 1000
+"""Policies of one tenant by name: every event of its keys repeats them, and no record may outgrow its topic."""
 
 AllowedDomain = Annotated[str, StringConstraints(pattern=r"^(\*|[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})+)$", max_length=253)]
 """A domain in ASCII and lower case, which stands for all below it too, or ``*`` for every domain."""

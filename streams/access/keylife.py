@@ -12,6 +12,7 @@ from typing import Any
 
 from schemas.keys import (
     MAX_ALLOWED,
+    MAX_POLICIES,
     Allow,
     Change,
     Create,
@@ -256,10 +257,17 @@ def _of_tenant(command: TenantCommand, tenant: TenantRecord) -> TenantRecord:
     if isinstance(command, Limit):
         after = {"limits": command.limits}
     elif isinstance(command, Define):
-        after = {"policies": {**tenant.policies, command.name: command.policy}}
+        after = {"policies": _defined(command, tenant)}
     elif isinstance(command, Allow | Disallow):
         after = {"allowed": _allowed(command, tenant)}
     return tenant.model_copy(update=after)
+
+
+def _defined(command: Define, tenant: TenantRecord) -> dict[str, Policy]:
+    after = {**tenant.policies, command.name: command.policy}
+    if len(after) > MAX_POLICIES:
+        raise _Refusal(Refused.TOO_MANY_POLICIES, f"the tenant has {MAX_POLICIES} policies already: change one of them")
+    return after
 
 
 def _allowed(command: Allow | Disallow, tenant: TenantRecord) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.keys import (
     MAX_ALLOWED,
+    MAX_POLICIES,
     Allow,
     Change,
     Create,
@@ -376,3 +377,11 @@ def test_no_more_domains_are_allowed_than_a_row_should_hold() -> None:
     assert life.do(Allow, domain="d1.example").outcome is Outcome.UNCHANGED
     assert life.do(Allow, domain="one.example").refused is Refused.TOO_MANY_DOMAINS
     assert life.tenant.allowed == full
+
+
+def test_no_more_policies_are_defined_than_a_row_should_hold() -> None:
+    full = {f"p{number}": Policy() for number in range(MAX_POLICIES)}
+    life = Life(TenantRecord(tenant="acme", policies=full))
+    assert life.do(Define, name="p1", policy=Policy(daily=5)).outcome is Outcome.APPLIED
+    assert life.do(Define, name="one", policy=Policy()).refused is Refused.TOO_MANY_POLICIES
+    assert life.tenant.policies == {**full, "p1": Policy(daily=5)}
