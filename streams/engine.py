@@ -312,7 +312,8 @@ def engine(role: str, settings: Settings) -> Engine:
     """The Faust app of a role, a consumer group of its own.
 
     Raises:
-        StartupError: Faust's compiled streams are missing (the other ones acknowledge what they did not handle).
+        StartupError: Faust's compiled streams are missing (the other ones acknowledge what they did not handle), or
+            the folder of the settings can't be made.
     """
     if getattr(faust.streams, "_CStreamIterator", None) is None:
         raise StartupError("Faust's compiled extension is missing or NO_CYTHON is set: install faust-streaming's wheel")
@@ -349,7 +350,10 @@ def _folder(settings: Settings, role: str) -> str:
     # Faust makes a folder even where tables live in memory, by default in the working directory.
     if settings.data_dir:
         folder = Path(settings.data_dir) / role
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartupError(f"MAILVET_DATA_DIR: {folder} can't be made: {error.strerror}") from None
         return str(folder)
     folder = Path(tempfile.mkdtemp(prefix="mailvet-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -241,6 +241,9 @@ async def test_without_the_compiled_streams_nothing_starts(monkeypatch: pytest.M
 
 async def test_faust_keeps_its_files_where_it_was_told(tmp_path: Any) -> None:
     assert engine("gate", Settings(data_dir=str(tmp_path / "data"))).conf.datadir == tmp_path / "data" / "gate"
+    (tmp_path / "file").touch()
+    with pytest.raises(StartupError, match=r"MAILVET_DATA_DIR: .*file/gate can't be made: Not a directory"):
+        engine("gate", Settings(data_dir=str(tmp_path / "file")))
 
 
 async def test_faust_never_makes_a_topic_and_serves_no_web(app: Engine) -> None:
