@@ -1,8 +1,10 @@
 """The do-not-probe list from the operator's side: read from its topic, changed by writing to it."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from aiokafka.errors import KafkaError
+from pydantic import ValidationError
 
 from ops.cli.errors import Unfinished
 from ops.cli.kafka import producer
@@ -13,7 +15,7 @@ from streams.codec import encode
 
 
 async def read_list(bootstrap: str, namespace: str) -> dict[str, OptOut]:
-    """Every domain that ever was on the list, by name.
+    """Every domain that ever was on the list, by name. What is no entry is passed over, as workers do.
 
     Raises:
         UserError: no broker, or its topics are missing.
@@ -21,10 +23,12 @@ async def read_list(bootstrap: str, namespace: str) -> dict[str, OptOut]:
     """
     found: dict[str, OptOut] = {}
     async for key, value in read_topic(bootstrap, physical_name(OPT_OUTS.name, namespace)):
+        domain = key.decode("ascii", "replace")
         if value is None:
-            found.pop(key.decode(), None)
-        else:
-            found[key.decode()] = OptOut.model_validate_json(value)
+            found.pop(domain, None)
+            continue
+        with suppress(ValidationError):
+            found[domain] = OptOut.model_validate_json(value)
     return dict(sorted(found.items()))
 
 

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import pytest
 
 from ops import optouts
 from ops.cli.main import run
-from schemas.optouts import OptOut
+from schemas.optouts import OptOut, OptOutChange
+from streams.codec import encode
 
 
 class Desk:
@@ -88,3 +91,20 @@ def test_mistakes_are_said_in_a_sentence(desk: Desk, arguments: tuple[str, ...],
     assert (code, out, desk.written) == (2, "", [])
     assert said in err
     assert "\x1b" not in err
+
+
+async def test_what_is_no_entry_does_not_keep_the_list_from_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    change = OptOutChange(listed=True, actor="ops", why="asked", at=datetime(2026, 3, 10, tzinfo=UTC))
+    entry = OptOut(domain="a.example", changes=(change,))
+
+    async def records(*_: Any) -> AsyncIterator[tuple[bytes, bytes | None]]:
+        for record in (
+            (b"a.example", encode(entry)),
+            (b"a.example", b"{"),
+            (b"\xff", b"no JSON"),
+            (b"b.example", None),
+        ):
+            yield record
+
+    monkeypatch.setattr(optouts, "read_topic", records)
+    assert await optouts.read_list("127.0.0.1:1", "") == {"a.example": entry}
