@@ -120,7 +120,8 @@ async def _under_fire(
             looks=observer.looks,
             outages=any(fault.kind in OUTAGES for fault in faults),
         )
-        await _committed(observer, history, min(COMMITTED_S, answered_s))
+        # What is asked again afterwards goes the whole way again.
+        await _committed(observer, history, answered_s if afterwards else min(COMMITTED_S, answered_s))
     history.logs = await observer.logs()
     return history
 
