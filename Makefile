@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo world bench test chaos chaos-defects kill-to-work soak flood lint format types layers lock lock-check clean
+.PHONY: help setup demo world bench test chaos chaos-defects kill-to-work recovery soak flood lint format types layers lock lock-check clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,10 @@ kill-to-work: setup ## Seconds from kill -9 to processing again, for every role,
 soak: setup ## Many addresses through a process for each role: memory may not grow, nothing may be lost (ADDRESSES=n)
 	@ops/setup/broker.sh
 	@$(BIN)/mailvet bench soak --addresses $(or $(ADDRESSES),1000000) $(ARGS)
+
+recovery: setup ## Seconds from kill -9 of a gate with 1,000,000 keys until it works again, alone and with a standby (KEYS=n)
+	@ops/setup/broker.sh
+	@MAILVET_RECOVERY_KEYS=$(or $(KEYS),1000000) $(BIN)/python -m pytest -s tests/chaos/test_recovery.py $(ARGS)
 
 flood: setup ## Small requests beside a flood of 200,000 addresses
 	@ops/setup/broker.sh

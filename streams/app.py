@@ -166,6 +166,8 @@ class _Parts:
         made.on_outdated = self.metrics.outdated_changes.labels(name).inc
         self._chores.append((app, (_quiet(lambda _: made.heal()),)))
         self.metrics.table_rows.read(lambda: {(name,): float(len(made))})
+        self.metrics.standby_rows.read(lambda: {(name,): float(made.standby_rows)})
+        self.metrics.standby_behind.read(lambda: {(name,): float(app.recovery.behind(made.changelog_topic_name))})
         return made
 
     def _core(self) -> Core:

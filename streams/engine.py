@@ -1,4 +1,5 @@
-"""Faust as mailvet uses it: its settings, and every override of a private method, in one place.
+"""Faust as mailvet uses it: its settings, and every override of a private method (but for recovery's own steps, which
+are in :mod:`streams.recovery`), in one place.
 
 Overridden, and noticed by the tests of delivery should Faust change: how long a rebalance waits for work in flight,
 how long a fetch waits at the broker, what is read and when partitions flow after a recovery, and when changelogs are
@@ -7,28 +8,30 @@ flushed.
 
 import asyncio
 import atexit
+import contextlib
 import logging
 import shutil
 import tempfile
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Set
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
 from pathlib import Path
 from time import monotonic
 from typing import Any, cast
 
 import faust
 import faust.streams
-from aiokafka.errors import KafkaError
-from faust.tables.manager import TableManager
+from aiokafka.errors import IllegalStateError, KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from schemas.topics import Topic
+from streams.assignor import WarmAssignor
 from streams.delivery import Delivery, OrderedAcks, Producer
 from streams.delivery.producer import LINGER_MS, MAX_BATCH_BYTES, MAX_RECORD_BYTES
 from streams.installed import TableDeclaration, app_id
 from streams.kafka import StartupError, faust_options
 from streams.metrics import Metrics
+from streams.recovery import BatchRecovery, BatchTables
 from streams.settings import Settings
 from streams.subscription import Subscription
 from streams.tables import DurableTable
@@ -52,6 +55,9 @@ URGENT_S = 0.1
 """How often what is urgent is looked for while other records are handed on."""
 
 POLL_RECORDS = 200
+
+POLL_CHANGES = 5000
+"""As many at once while tables are recovered: each call goes to another thread and back."""
 
 CHANGELOG_BUFFER = 5000
 """Changes of rows on their way to the changelogs; with Faust's 100 the consumer stops again and again."""
@@ -115,19 +121,18 @@ class Engine(faust.App):
         """The offset that was committed last, as far as is known; None if none was."""
         return cast(driver.Consumer, self.consumer)._committed_offset.get(tp)
 
+    @property
+    def recovery(self) -> BatchRecovery:
+        """The recovery of its tables."""
+        return cast(BatchTables, self.tables).recovery
+
+    def join_again(self) -> None:
+        """Ask the group for a rebalance, as soon as may be."""
+        cast(_Consumer, self.consumer).join_again()
+
     def recovered(self) -> int:
         """Changes while tables are recovered."""
-        offsets = cast(TableManager, self.tables).recovery.active_offsets.values()
-        return sum(offset for offset in offsets if offset is not None)
-
-    def forget_recovered(self, changelog: str, kept: Set[TP]) -> None:
-        """Rows of other partitions are gone: should one come back, its changelog is read from the beginning.
-
-        Faust forgets by itself how far it had read, but not where a rebalance was overtaken by the next.
-        """
-        offsets = cast(TableManager, self.tables).recovery.active_offsets
-        for tp in [tp for tp in offsets if tp.topic == changelog and tp not in kept]:
-            del offsets[tp]
+        return sum(offset for offset in self.recovery.active_offsets.values() if offset is not None)
 
     def on_rebalance_start(self) -> None:
         """Partitions are about to change: nothing is served until they are settled. Called in the consumer's thread."""
@@ -160,16 +165,23 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = cast(Engine, self.app).mailvet.fetch_wait_ms
         return consumer
 
-    async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
+    async def _fetch_records(
+        self, consumer: Any, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
+    ) -> Any:
         # aiokafka gives what it has fetched partition by partition, each to its end, a megabyte of them.
-        put_first(consumer._fetcher._records, cast(Engine, self.app).urgent)
-        return await super()._fetch_records(consumer, *args, **kwargs)
+        app = cast(Engine, self.app)
+        put_in_order(consumer._fetcher._records, app.urgent, app.tables.changelog_topics)
+        if app.in_recovery:
+            max_records = POLL_CHANGES
+        return await super()._fetch_records(consumer, active_partitions, timeout, max_records)
 
 
-def put_first(fetched: "OrderedDict[TP, Any]", urgent: Set[str]) -> None:
-    """Put the partitions of these topics before all others."""
-    for tp in [tp for tp in fetched if tp.topic in urgent]:
+def put_in_order(fetched: "OrderedDict[TP, Any]", first: Set[str], last: Set[str]) -> None:
+    """Put the partitions of some topics before all others, and those of some behind: standbys have time."""
+    for tp in [tp for tp in fetched if tp.topic in first]:
         fetched.move_to_end(tp, last=False)
+    for tp in [tp for tp in fetched if tp.topic in last]:
+        fetched.move_to_end(tp)
 
 
 class _Flow:
@@ -205,6 +217,7 @@ class _Consumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._held: set[TP] = set()
+        self._fetched_in = -1
         self._flow = cast(set[TP], _Flow(self))
         self._urgent_flow = cast(set[TP], _Flow(self, only_urgent=True))
         self._urgent_left = 0
@@ -258,6 +271,7 @@ class _Consumer(driver.Consumer):
             if urgent := await self._urgent():
                 return self._counted(urgent)
             await asyncio.sleep(FULL_S)
+        self._fetched_in = self.app.consumer_generation_id
         return self._counted(await super()._getmany(self._flow, timeout))
 
     def _counted(self, records: Any) -> Any:
@@ -284,6 +298,31 @@ class _Consumer(driver.Consumer):
         generation = self.app.consumer_generation_id
         records = await super()._getmany(self._urgent_flow, 0.0)
         return records if self.flow_active and generation == self.app.consumer_generation_id else {}
+
+    async def _wait_next_records(self, timeout: float) -> Any:
+        records, active = await super()._wait_next_records(timeout)
+        changelogs = {tp: found for tp, found in (records or {}).items() if self._is_changelog_tp(tp)}
+        if not changelogs:
+            return records, active
+        await self._read(changelogs)
+        return {tp: found for tp, found in (records or {}).items() if tp not in changelogs}, active
+
+    async def _read(self, changelogs: Mapping[TP, Any]) -> None:
+        # What was asked for before a rebalance may be of a partition that went and came back: it is read again, from
+        # the place that its table knows.
+        if self.flow_active and self._fetched_in == self.app.consumer_generation_id:
+            self.app.recovery.read(changelogs)
+            return
+        with contextlib.suppress(IllegalStateError):  # It is another's by now.
+            for tp in changelogs:
+                await self._thread.call_thread(
+                    self._thread._ensure_consumer().seek, tp, self.app.recovery.place(tp) + 1
+                )
+
+    def join_again(self) -> None:
+        """In the thread of aiokafka's consumer."""
+        coordinator = self._thread._ensure_consumer()._coordinator
+        self._thread.thread_loop.call_soon_threadsafe(coordinator.request_rejoin)
 
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -331,6 +370,8 @@ def engine(role: str, settings: Settings) -> Engine:
         producer_max_batch_size=MAX_BATCH_BYTES,
         stream_wait_empty=True,
         Table=DurableTable,
+        TableManager=BatchTables,
+        PartitionAssignor=WarmAssignor,
         store="memory://",
         table_standby_replicas=0,
         topic_allow_declare=False,
@@ -362,16 +403,10 @@ def _folder(settings: Settings, role: str) -> str:
 
 def table(app: Engine, declared: TableDeclaration, record_key: Callable[[bytes], bytes]) -> DurableTable:
     """The table in this app. ``record_key``: see :class:`DurableTable`."""
+    app.conf.table_standby_replicas = app.mailvet.standby_replicas
     partitions = declared.source.partitions
     made = cast(DurableTable, app.Table(declared.name, key_type=bytes, value_type=bytes, partitions=partitions))
     made.record_key = record_key
-
-    async def keep_ours(_app: object, assigned: Iterable[TP], **_: object) -> None:
-        ours = {tp for tp in assigned if tp.topic == made.changelog_topic_name}
-        made.keep_only({tp.partition for tp in ours})
-        app.forget_recovered(made.changelog_topic_name, ours)
-
-    app.on_partitions_assigned.connect(cast(Any, keep_ours), weak=False)
     return made
 
 

@@ -160,6 +160,12 @@ class Metrics:
             "decisions_kept_seconds", "How long a repeat is known as one (MAILVET_DECISIONS_KEPT).", (), registry
         )
         self.table_rows = _AtScrape("table_rows", "Rows of the tables that this worker holds.", ("table",), registry)
+        self.standby_rows = _AtScrape(
+            "standby_rows", "Rows of other workers' partitions that this one keeps at hand.", ("table",), registry
+        )
+        self.standby_behind = _AtScrape(
+            "standby_behind", "Changes of those rows that this worker has not read yet.", ("table",), registry
+        )
 
     def expect_dead_letters(self, role: str) -> None:
         """Show 0 for every reason from the start: a counter that begins at 1 has never risen, as Prometheus sees it."""

@@ -87,6 +87,11 @@ class Settings(BaseSettings):
     fetch_wait_ms: PositiveInt = Field(
         default=500, description="How long a fetch waits at the broker; 25 for the embedded one."
     )
+    standby_replicas: int = Field(
+        default=0,
+        ge=0,
+        description="Workers that keep the rows of another one's partitions at hand, to take over within seconds.",
+    )
     data_dir: str = Field(default="", description="Where Faust keeps table files; a temporary folder when empty.")
 
     dead_letter_limit: float = Field(

@@ -81,6 +81,8 @@ class Rig:
     timeline: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
     bootstrap: str = ""
+    start_timeout: float = 90.0
+    """How long a worker may take until it is ready."""
     entry: tuple[str, ...] = ("-m", "ops.cli.main")
     """What Python runs as `mailvet`."""
     wanted: set[str] = field(default_factory=set)
@@ -116,7 +118,7 @@ class Rig:
             [sys.executable, *self.entry, "worker", *arguments],
             log=self.logs / f"{self.namespace}-{name}.log",
             ready=lambda: _ready(port),
-            start_timeout=90.0,
+            start_timeout=self.start_timeout,
             name=f"worker {name}",
             environment=environment | {f"MAILVET_{name}": value for name, value in settings.items()},
         )

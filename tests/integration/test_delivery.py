@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -11,6 +12,7 @@ from ops.brokers.base import Broker
 from schemas.pipeline import DeadLetter
 from schemas.topics import ADMITTED_BULK, DEADLETTERS, REQUESTS, RESULTS, Topic
 from streams.delivery.dead_letters import HEADER, MAX_VALUE_BYTES
+from streams.tables import EPOCH
 from tests.integration.conftest import WORKER, Installation, terminate, until
 from tests.integration.echo_worker import COUNTS
 
@@ -164,13 +166,8 @@ async def test_a_change_that_comes_after_its_worker_has_lost_the_partition_is_le
         counted += 5
         await until(lambda: all_committed(topics))
         worker.kill()
-    changelog = COUNTS.changelog()
-    [late, *_] = [record for record in await topics.read(changelog) if record.key == b"a"]
-    async with AIOKafkaProducer(bootstrap_servers=topics.broker.bootstrap) as producer:
-        name = changelog.named(topics.namespace).name
-        await producer.send_and_wait(
-            name, late.value, key=late.key, partition=late.partition, headers=list(late.headers)
-        )
+    [late, *_] = [record for record in await topics.read(COUNTS.changelog()) if record.key == b"a"]
+    await _again(topics, late)
     worker = topics.echo(TABLE="1")
     await topics.write(SOURCE, [(b"a", b"x")] * 5)
     await until(lambda: all_committed(topics))
@@ -192,6 +189,44 @@ async def test_rows_of_partitions_that_went_elsewhere_are_forgotten(topics: Inst
     last = {record.key: int(record.value) for record in sorted(await topics.read(OUT), key=lambda each: each.offset)}
     assert last == dict.fromkeys(keys, 3)
     assert terminate(first) == (0, "")
+
+
+async def test_who_stands_by_takes_over_with_the_rows_as_they_stood(topics: Installation) -> None:
+    """Killed in the middle of changes, twice, with one that comes too late."""
+    keys = [b"k%d" % each for each in range(20)]
+    workers = [topics.echo(TABLE="1", MAILVET_STANDBY_REPLICAS="1") for _ in range(2)]
+    for written in (11, 22):
+        await topics.write(SOURCE, [(key, b"x") for key in keys] * 10)
+        await until(lambda least=20 * written - 150: _at_least(topics, least))
+        workers.pop(0).kill()
+        await topics.write(SOURCE, [(key, b"x") for key in keys])
+        await until(lambda: all_committed(topics))
+        await _again(topics, await _of_a_former_owner(topics))
+        workers.append(topics.echo(TABLE="1", MAILVET_STANDBY_REPLICAS="1"))
+    await topics.write(SOURCE, [(key, b"x") for key in keys])
+    await until(lambda: all_committed(topics))
+    counted: dict[bytes, int] = dict.fromkeys(keys, 0)
+    for record in await topics.read(OUT):
+        counted[record.key] = max(counted[record.key], int(record.value))
+    assert counted == dict.fromkeys(keys, 23)
+    for worker in workers:
+        assert await asyncio.to_thread(terminate, worker) == (0, "")
+
+
+async def _of_a_former_owner(topics: Installation) -> Any:
+    """A change of a worker that has lost the partition to another, which has changed rows of it since."""
+    found = await topics.read(COUNTS.changelog())
+    newest = {record.partition: int(dict(record.headers)[EPOCH]) for record in found}
+    return next(record for record in found if int(dict(record.headers)[EPOCH]) < newest[record.partition])
+
+
+async def _again(topics: Installation, late: Any) -> None:
+    """A change reaches its changelog a second time."""
+    async with AIOKafkaProducer(bootstrap_servers=topics.broker.bootstrap) as producer:
+        name = COUNTS.changelog().named(topics.namespace).name
+        await producer.send_and_wait(
+            name, late.value, key=late.key, partition=late.partition, headers=list(late.headers)
+        )
 
 
 async def test_a_worker_that_no_longer_reads_stops_with_a_reason(topics: Installation) -> None:

@@ -60,7 +60,9 @@ async def test_nothing_is_read_while_it_is_full_but_a_rebalance_and_a_stop_do_no
 
     monkeypatch.setattr(engine.driver.Consumer, "_getmany", getmany)
     consumer = cast(Any, object.__new__(_Consumer))
-    consumer.app = SimpleNamespace(is_full=True, moving=False, should_stop=False, urgent=set())
+    consumer.app = SimpleNamespace(
+        is_full=True, moving=False, should_stop=False, urgent=set(), consumer_generation_id=1
+    )
     consumer._flow = "flow"
     reading = asyncio.create_task(consumer._getmany(set(), 1.0))
     for _ in range(20):

@@ -1,15 +1,16 @@
 """Tables of bytes: their changelogs, their partitions, their rows after a rebalance."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-import faust.streams
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.partitioner import DefaultPartitioner
+from faust.assignor.client_assignment import ClientAssignment
 from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,15 +87,23 @@ async def test_rows_of_partitions_that_went_elsewhere_are_forgotten_in_silence(
         ledger[tenant + b":a"] = b"x"
     ledger.sent.clear()
     ours = {0, 3}
-    elsewhere = SimpleNamespace(topic="another-changelog", partition=5)
-    mine = [SimpleNamespace(topic="t1.mailvet-gate-ledger-changelog", partition=each) for each in ours]
-    await app.on_partitions_assigned.send({*map(_hashable, mine), _hashable(elsewhere)})
+    elsewhere = TP("another-changelog", 5)
+    await assign(app, ledger, {*(TP("t1.mailvet-gate-ledger-changelog", each) for each in ours), elsewhere})
     assert set(ledger) == {tenant + b":a" for tenant in tenants if partition_of(tenant) in ours}
     assert ledger.sent == []
 
 
-def _hashable(place: SimpleNamespace) -> Any:
-    return faust.types.TP(place.topic, place.partition)
+async def assign(app: Engine, table: DurableTable, actives: set[TP], standbys: Iterable[TP] = ()) -> None:
+    """What the assignor decided reaches the table."""
+    app.assignor._assignment = ClientAssignment(actives=_by_topic(actives), standbys=_by_topic(standbys))
+    await table.on_rebalance({*actives, *standbys}, set(), set())
+
+
+def _by_topic(places: Iterable[TP]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for topic, partition in places:
+        found.setdefault(topic, []).append(partition)
+    return found
 
 
 # -- changes of workers that had lost their partition ----------------------------------------------------------------
@@ -138,17 +147,37 @@ def test_readers_of_a_log_agree_and_the_last_owner_wins(history: list[tuple[int,
     assert applied == sorted(applied)
 
 
-def changed(key: bytes, value: bytes | None, epoch: int | None, partition: int = 0) -> Any:
-    headers = {} if epoch is None else {EPOCH: b"%d" % epoch}
-    message = SimpleNamespace(partition=partition, key=key, value=value, headers=headers)
-    return SimpleNamespace(message=message, key=key, value=value)
+@dataclass
+class Change:
+    """A record of a changelog; ``read`` numbers them."""
+
+    key: bytes
+    value: bytes | None
+    epoch: int | None
+    partition: int = 0
+    offset: int = -1
+
+    @property
+    def headers(self) -> Any:
+        return () if self.epoch is None else ((EPOCH, b"%d" % self.epoch),)
+
+
+def read(table: DurableTable, *found: Change) -> None:
+    """They stand next in the changelog, each in its partition."""
+    for change in found:
+        change.offset = table.persisted_offset(TP(table.changelog_topic_name, change.partition)) + 1
+        table.read(change.partition, [change])
+
+
+changed = Change
 
 
 async def test_recovery_leaves_out_what_was_written_too_late(ledger: DurableTable) -> None:
     left_out: list[None] = []
     ledger.on_outdated = lambda: left_out.append(None)
-    ledger.apply_changelog_batch(
-        [
+    read(
+        ledger,
+        *[
             changed(b"a:1", b"before there were epochs", None),
             changed(b"a:1", b"first", 10),
             changed(b"a:1", b"second", 20),
@@ -156,28 +185,29 @@ async def test_recovery_leaves_out_what_was_written_too_late(ledger: DurableTabl
             changed(b"a:1", b"first, late", 10),
             changed(b"b:1", None, 10),
             changed(b"c:1", b"another partition's", 10, partition=1),
-        ]
+        ],
     )
     assert dict(ledger.items()) == {b"a:1": b"second", b"b:1": b"kept", b"c:1": b"another partition's"}
     assert len(left_out) == 2
 
 
 async def test_of_a_row_that_was_recovered_and_has_ended_nothing_stays(ledger: DurableTable) -> None:
-    ledger.apply_changelog_batch([changed(b"a:1", b"x", 10)])
+    read(ledger, changed(b"a:1", b"x", 10))
     ledger.pop(b"a:1")
     kept = [vars(ledger.data)[name] for name in ("data", "_key_partition")]
     assert kept == [{}, {}]
 
 
 async def test_rows_behind_an_outdated_change_are_written_again(ledger: DurableTable) -> None:
-    ledger.apply_changelog_batch(
-        [
+    read(
+        ledger,
+        *[
             changed(b"a:1", b"second", 20),
             changed(b"a:1", b"first, late", 10),
             changed(b"gone:1", b"first, late", 10),
             changed(b"healed:1", b"first, late", 10),
             changed(b"healed:1", b"third", 30),
-        ]
+        ],
     )
     assert ledger.heal() == 2
     assert sorted((key, value) for _, key, value in ledger.sent) == [(b"a:1", b"second"), (b"gone:1", None)]
@@ -185,7 +215,7 @@ async def test_rows_behind_an_outdated_change_are_written_again(ledger: DurableT
 
 
 async def test_changes_carry_the_epoch_of_their_partition(ledger: DurableTable) -> None:
-    ledger.apply_changelog_batch([changed(b"a:1", b"x", 10**15, partition=partition_of(b"a"))])
+    read(ledger, changed(b"a:1", b"x", 10**15, partition=partition_of(b"a")))
     ledger[b"a:1"] = b"y"
     assert ledger.headers == [{EPOCH: b"%d" % (10**15 + 1)}]
 
@@ -194,7 +224,7 @@ async def test_what_still_changes_a_row_of_another_s_partition_is_outdated_from_
     ledger: DurableTable,
 ) -> None:
     home = partition_of(b"a")
-    ledger.apply_changelog_batch([changed(b"a:1", b"x", 20, home), changed(b"a:1", b"late", 10, home)])
+    read(ledger, changed(b"a:1", b"x", 20, home), changed(b"a:1", b"late", 10, home))
     ledger.keep_only(set(PARTITIONS) - {home})
     ledger[b"a:1"] = b"y"
     assert ledger.headers == [{EPOCH: b"0"}]
@@ -203,18 +233,124 @@ async def test_what_still_changes_a_row_of_another_s_partition_is_outdated_from_
 
 async def test_what_is_read_of_a_partition_that_went_elsewhere_is_left_out(ledger: DurableTable) -> None:
     ledger.keep_only({0})
-    ledger.apply_changelog_batch([changed(b"a:1", b"x", 10, partition=1), changed(b"b:1", b"x", 10, partition=0)])
+    read(ledger, changed(b"a:1", b"x", 10, partition=1), changed(b"b:1", b"x", 10, partition=0))
     assert dict(ledger.items()) == {b"b:1": b"x"}
 
 
 async def test_a_partition_that_went_elsewhere_is_recovered_from_its_beginning(
     app: Engine, ledger: DurableTable
 ) -> None:
-    name = ledger.changelog_topic_name
-    offsets = app.tables.recovery.active_offsets
-    offsets.update({TP(name, 0): 7, TP(name, 1): 8, TP("another", 1): 9})
-    await app.on_partitions_assigned.send({TP(name, 0), TP("another", 2)})
-    assert dict(offsets) == {TP(name, 0): 7, TP("another", 1): 9}
+    zero, one = TP(ledger.changelog_topic_name, 0), TP(ledger.changelog_topic_name, 1)
+    await assign(app, ledger, {zero, one})
+    read(ledger, *[changed(b"a:%d" % each, b"x", 10, partition) for partition in (0, 1) for each in range(5)])
+    await assign(app, ledger, {zero, TP("another", 1)})
+    assert (ledger.persisted_offset(zero), ledger.persisted_offset(one)) == (4, -1)
+    await assign(app, ledger, {zero, one})
+    assert (ledger.persisted_offset(zero), ledger.persisted_offset(one)) == (4, -1)
+
+
+# -- standbys ---------------------------------------------------------------------------------------------------------
+
+
+def place(ledger: DurableTable, partition: int) -> int:
+    return ledger.persisted_offset(TP(ledger.changelog_topic_name, partition))
+
+
+async def test_rows_of_a_standby_stand_apart_until_it_comes_over(app: Engine, ledger: DurableTable) -> None:
+    zero, one = TP(ledger.changelog_topic_name, 0), TP(ledger.changelog_topic_name, 1)
+    await assign(app, ledger, {zero}, {one})
+    read(ledger, changed(b"a:1", b"ours", 10), changed(b"b:1", b"x", 10, 1), changed(b"gone:1", b"x", 10, 1))
+    read(ledger, changed(b"gone:1", None, 10, 1))
+    assert (dict(ledger.items()), ledger.standby_rows) == ({b"a:1": b"ours"}, 1)
+    await assign(app, ledger, {zero, one})
+    assert (dict(ledger.items()), ledger.standby_rows) == ({b"a:1": b"ours", b"b:1": b"x"}, 0)
+    assert place(ledger, 1) == 2, "it is read on from there"
+
+
+async def test_a_partition_of_ours_that_becomes_a_standby_is_read_from_its_beginning(ledger: DurableTable) -> None:
+    home = partition_of(b"a")
+    ledger.keep_only({home})
+    read(ledger, changed(b"a:1", b"x", 10, home))
+    ledger[b"a:2"] = b"never confirmed"
+    ledger.keep_only(set(), {home})
+    assert (dict(ledger.items()), ledger.standby_rows, place(ledger, home)) == ({}, 0, -1)
+
+
+async def test_a_standby_that_goes_elsewhere_is_read_from_its_beginning(ledger: DurableTable) -> None:
+    ledger.keep_only({0}, {1})
+    read(ledger, changed(b"b:1", b"x", 10, 1))
+    ledger.keep_only({0})
+    ledger.keep_only({0, 1})
+    assert (dict(ledger.items()), place(ledger, 1)) == ({}, -1)
+
+
+async def test_what_came_too_late_is_left_out_of_a_standby_and_mended_by_who_takes_over(ledger: DurableTable) -> None:
+    home = partition_of(b"a")
+    ledger.keep_only(set(), {home})
+    read(ledger, changed(b"a:1", b"second", 20, home), changed(b"a:1", b"first, late", 10, home))
+    assert ledger.heal() == 0, "its rows are another's to write"
+    ledger.keep_only({home})
+    read(ledger, changed(b"a:2", b"first, later still", 10, home))
+    assert dict(ledger.items()) == {b"a:1": b"second"}
+    assert ledger.heal() == 2
+    assert sorted(ledger.sent) == [(home, b"a:1", b"second"), (home, b"a:2", None)]
+    assert all(int(each[EPOCH]) > 20 for each in ledger.headers)
+
+
+async def test_changes_that_are_known_are_not_applied_again(ledger: DurableTable) -> None:
+    ledger.keep_only({0})
+    for found in (
+        [Change(b"a", b"1", 1, offset=0), Change(b"a", b"2", 1, offset=5)],
+        [Change(b"a", b"1", 1, offset=5)],
+    ):
+        assert ledger.read(0, found) == 5
+    assert ledger[b"a"] == b"2"
+
+
+async def test_our_own_changes_need_no_reading_unless_another_has_written_between(ledger: DurableTable) -> None:
+    home = partition_of(b"a")
+    ledger.keep_only({home})
+    read(ledger, changed(b"a:1", b"x", 10, home))
+    for offset, known in ((1, 1), (2, 2), (4, 2), (5, 2)):
+        confirm(ledger, written(ledger), offset)
+        assert place(ledger, home) == known
+
+
+async def test_a_change_that_is_confirmed_after_its_partition_went_and_came_back_is_read(ledger: DurableTable) -> None:
+    home = partition_of(b"a")
+    ledger.keep_only({home})
+    late = written(ledger)
+    ledger.keep_only(set())
+    confirm(ledger, late, 0)
+    ledger.keep_only({home})
+    confirm(ledger, late, 0)
+    assert place(ledger, home) == -1
+    ledger.read(home, [Change(b"a:1", b"late", 10, home, offset=0)])
+    assert dict(ledger.items()) == {b"a:1": b"late"}
+
+
+async def test_faust_keeps_the_headers_until_a_change_is_confirmed(ledger: DurableTable) -> None:
+    future = ledger.changelog_topic.as_future_message(key=b"a:1", value=b"y", partition=0, headers={EPOCH: b"7"})
+    assert dict(future.message.headers) == {EPOCH: b"7"}
+
+
+def written(ledger: DurableTable) -> Any:
+    """The headers of a change on its way."""
+    ledger[b"a:1"] = b"y"
+    return ledger.headers[-1]
+
+
+def confirm(ledger: DurableTable, headers: Any, offset: int) -> None:
+    sent = SimpleNamespace(partition=partition_of(b"a"), offset=offset)
+    ledger._on_changelog_sent(SimpleNamespace(result=lambda: sent, message=SimpleNamespace(headers=headers)))
+
+
+async def test_a_row_that_was_written_to_another_s_partition_goes_with_the_next_rebalance(ledger: DurableTable) -> None:
+    home = partition_of(b"a")
+    ledger.keep_only(set(PARTITIONS) - {home})
+    ledger[b"a:1"] = b"late"
+    ledger.keep_only(set(PARTITIONS))
+    assert dict(ledger.items()) == {}
 
 
 def test_changelogs_are_declared_as_faust_names_them() -> None:
@@ -250,6 +386,13 @@ async def test_faust_never_makes_a_topic_and_serves_no_web(app: Engine) -> None:
     conf = app.conf
     assert (conf.topic_allow_declare, conf.topic_disable_leader, conf.web_enabled) == (False, True, False)
     assert (conf.stream_wait_empty, conf.table_standby_replicas, conf.id) == (True, 0, "t1.mailvet-gate")
+
+
+async def test_standbys_are_asked_for_where_there_are_tables() -> None:
+    assert engine("route", Settings(standby_replicas=2)).conf.table_standby_replicas == 0
+    app = engine("gate", Settings(standby_replicas=2))
+    table(app, TABLES[0], record_key)
+    assert (type(app.assignor).__name__, app.assignor.replicas) == ("WarmAssignor", 2)
 
 
 async def test_the_wait_of_a_fetch_reaches_the_consumer() -> None:

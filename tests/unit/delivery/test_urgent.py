@@ -11,16 +11,22 @@ from faust.types import TP
 
 from schemas.topics import KEY_COMMANDS
 from streams import engine
-from streams.engine import _Consumer, _Flow, put_first
+from streams.engine import _Consumer, _Flow, put_in_order
 from tests.unit.roles.test_gate import World
 
 
 def test_partitions_of_urgent_topics_come_before_all_others() -> None:
     fetched = OrderedDict((TP(topic, number), None) for topic in ("a", "b", "c") for number in range(2))
-    put_first(fetched, {"c"})
+    put_in_order(fetched, {"c"}, set())
     assert [tp.topic for tp in fetched] == ["c", "c", "a", "a", "b", "b"]
-    put_first(fetched, set())
+    put_in_order(fetched, set(), set())
     assert [tp.topic for tp in fetched] == ["c", "c", "a", "a", "b", "b"]
+
+
+def test_changes_for_standbys_come_behind_all_others() -> None:
+    fetched = OrderedDict((TP(topic, number), None) for topic in ("a", "b", "c") for number in range(2))
+    put_in_order(fetched, {"c"}, {"a"})
+    assert [tp.topic for tp in fetched] == ["c", "c", "b", "b", "a", "a"]
 
 
 def test_commands_on_keys_are_urgent_and_nothing_else() -> None:
