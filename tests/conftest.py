@@ -5,11 +5,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from hypothesis import settings
 
 from ops.brokers.base import Broker
 from ops.brokers.real import broker as real_broker
 from ops.mta.packages import MtaMissing
 from ops.mta.server import Server
+
+# How long one example takes is the machine's affair.
+settings.register_profile("mailvet", deadline=None)
+settings.load_profile("mailvet")
 
 _USED: dict[str, int] = {}
 _NOTES: set[str] = set()

@@ -8,10 +8,14 @@ from contextlib import AsyncExitStack
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 
+from ops.brokers.base import BrokerError
 from ops.brokers.kafka import KafkaCluster
 from tests.chaos.proxy import Proxy
 from tests.chaos.rig import Rig
 from tests.chaos.schedule import Fault, Kind
+
+BROKER_STARTS = 3
+"""A broker that ends as it starts (its controllers had no majority yet) is started again, as any supervisor does."""
 
 REPEATS = 40
 """Records of a topic that are written a second time."""
@@ -82,7 +86,14 @@ class Chaos:
         end = self._cluster.kill if fault.kind is Kind.BROKER_KILL else self._cluster.terminate
         await asyncio.to_thread(end, number)
         await asyncio.sleep(fault.lasts_s)
-        await asyncio.to_thread(self._cluster.start, number)
+        for left in reversed(range(BROKER_STARTS)):
+            try:
+                await asyncio.to_thread(self._cluster.start, number)
+                return
+            except BrokerError as error:
+                if not left:
+                    raise
+                self._system.note(str(error))
 
     async def _world(self, fault: Fault) -> None:
         world = self._system.world
