@@ -51,7 +51,7 @@ FULL_S = 0.05
 URGENT_S = 0.1
 """How often what is urgent is looked for while other records are handed on."""
 
-POLL_RECORDS = 200
+POLL_RECORDS = 100
 
 CHANGELOG_BUFFER = 5000
 """Changes of rows on their way to the changelogs; with Faust's 100 the consumer stops again and again."""
@@ -161,15 +161,26 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         return consumer
 
     async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
-        # aiokafka gives what it has fetched partition by partition, each to its end, a megabyte of them.
-        put_first(consumer._fetcher._records, cast(Engine, self.app).urgent)
-        return await super()._fetch_records(consumer, *args, **kwargs)
+        # aiokafka gives what it has fetched partition by partition, each to its end, a megabyte of them: with 24
+        # partitions and little CPU one of them was not read for a minute, and its worker took that for a stall.
+        fetched = consumer._fetcher._records
+        put_first(fetched, cast(Engine, self.app).urgent)
+        given = await super()._fetch_records(consumer, *args, **kwargs)
+        put_last(fetched, given)
+        return given
 
 
 def put_first(fetched: "OrderedDict[TP, Any]", urgent: Set[str]) -> None:
     """Put the partitions of these topics before all others."""
     for tp in [tp for tp in fetched if tp.topic in urgent]:
         fetched.move_to_end(tp, last=False)
+
+
+def put_last(fetched: "OrderedDict[TP, Any]", given: Iterable[TP]) -> None:
+    """Put these partitions, which had their turn, behind all others."""
+    for tp in given:
+        if tp in fetched:
+            fetched.move_to_end(tp)
 
 
 class _Flow:
@@ -197,7 +208,7 @@ class _Consumer(driver.Consumer):
     steps, which is `resume_flow`; and nothing at all once the next rebalance has begun.
 
     Faust hands on the records of a poll one by one, and each of them takes several rounds of the loop: where rounds are
-    long, a poll of 200 takes seconds. So what is urgent is looked for in between, and also while nothing else is read.
+    long, a poll takes seconds. So what is urgent is looked for in between, and also while nothing else is read.
     """
 
     app: Engine

@@ -11,7 +11,7 @@ from faust.types import TP
 
 from schemas.topics import KEY_COMMANDS
 from streams import engine
-from streams.engine import _Consumer, _Flow, put_first
+from streams.engine import _Consumer, _Flow, put_first, put_last
 from tests.unit.roles.test_gate import World
 
 
@@ -21,6 +21,12 @@ def test_partitions_of_urgent_topics_come_before_all_others() -> None:
     assert [tp.topic for tp in fetched] == ["c", "c", "a", "a", "b", "b"]
     put_first(fetched, set())
     assert [tp.topic for tp in fetched] == ["c", "c", "a", "a", "b", "b"]
+
+
+def test_partitions_take_turns_however_much_was_fetched_of_each() -> None:
+    fetched = OrderedDict((TP("a", number), None) for number in range(3))
+    put_last(fetched, [TP("a", 0), TP("a", 9)])
+    assert [tp.partition for tp in fetched] == [1, 2, 0]
 
 
 def test_commands_on_keys_are_urgent_and_nothing_else() -> None:
