@@ -54,7 +54,7 @@ FULL_S = 0.05
 URGENT_S = 0.1
 """How often what is urgent is looked for while other records are handed on."""
 
-POLL_RECORDS = 200
+POLL_RECORDS = 100
 
 POLL_CHANGES = 5000
 """As many at once while tables are recovered: each call goes to another thread and back."""
@@ -168,12 +168,15 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
     async def _fetch_records(
         self, consumer: Any, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
     ) -> Any:
-        # aiokafka gives what it has fetched partition by partition, each to its end, a megabyte of them.
-        app = cast(Engine, self.app)
-        put_in_order(consumer._fetcher._records, app.urgent, app.tables.changelog_topics)
+        # aiokafka gives what it has fetched partition by partition, each to its end, a megabyte of them: with 24
+        # partitions and little CPU one of them was not read for a minute, and its worker took that for a stall.
+        app, fetched = cast(Engine, self.app), consumer._fetcher._records
+        put_in_order(fetched, app.urgent, app.tables.changelog_topics)
         if app.in_recovery:
             max_records = POLL_CHANGES
-        return await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        given = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        put_last(fetched, given)
+        return given
 
 
 def put_in_order(fetched: "OrderedDict[TP, Any]", first: Set[str], last: Set[str]) -> None:
@@ -182,6 +185,13 @@ def put_in_order(fetched: "OrderedDict[TP, Any]", first: Set[str], last: Set[str
         fetched.move_to_end(tp, last=False)
     for tp in [tp for tp in fetched if tp.topic in last]:
         fetched.move_to_end(tp)
+
+
+def put_last(fetched: "OrderedDict[TP, Any]", given: Iterable[TP]) -> None:
+    """Put these partitions, which had their turn, behind all others."""
+    for tp in given:
+        if tp in fetched:
+            fetched.move_to_end(tp)
 
 
 class _Flow:
@@ -209,7 +219,7 @@ class _Consumer(driver.Consumer):
     steps, which is `resume_flow`; and nothing at all once the next rebalance has begun.
 
     Faust hands on the records of a poll one by one, and each of them takes several rounds of the loop: where rounds are
-    long, a poll of 200 takes seconds. So what is urgent is looked for in between, and also while nothing else is read.
+    long, a poll takes seconds. So what is urgent is looked for in between, and also while nothing else is read.
     """
 
     app: Engine

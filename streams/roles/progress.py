@@ -60,7 +60,8 @@ class Place:
         """Whether the client pays nothing for it: not learned, of the sandbox, or probed once for several positions."""
         finding = self.entry.finding
         repeated = self.position.index != self.entry.positions[0].index
-        return repeated or finding.verdict is Verdict.UNKNOWN or finding.domain == SANDBOX_DOMAIN
+        unlearned = finding.verdict is Verdict.UNKNOWN or Reason.NOT_PROBED in finding.reasons
+        return repeated or unlearned or finding.domain == SANDBOX_DOMAIN
 
 
 def places(attempt: Attempt, indexes: Iterable[int], *, final: bool) -> Iterator[Place]:

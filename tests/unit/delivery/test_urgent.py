@@ -11,7 +11,7 @@ from faust.types import TP
 
 from schemas.topics import KEY_COMMANDS
 from streams import engine
-from streams.engine import _Consumer, _Flow, put_in_order
+from streams.engine import _Consumer, _Flow, put_in_order, put_last
 from tests.unit.roles.test_gate import World
 
 
@@ -27,6 +27,12 @@ def test_changes_for_standbys_come_behind_all_others() -> None:
     fetched = OrderedDict((TP(topic, number), None) for topic in ("a", "b", "c") for number in range(2))
     put_in_order(fetched, {"c"}, {"a"})
     assert [tp.topic for tp in fetched] == ["c", "c", "b", "b", "a", "a"]
+
+
+def test_partitions_take_turns_however_much_was_fetched_of_each() -> None:
+    fetched = OrderedDict((TP("a", number), None) for number in range(3))
+    put_last(fetched, [TP("a", 0), TP("a", 9)])
+    assert [tp.partition for tp in fetched] == [1, 2, 0]
 
 
 def test_commands_on_keys_are_urgent_and_nothing_else() -> None:

@@ -15,6 +15,7 @@ from streams.records import Incoming, Outgoing, Unusable
 from streams.roles.completion import Completion
 from tests.unit.roles.support import NOW, NOW_MS, Log, admitted, metrics, run, settings, ticket, values
 
+ROLE = Reason.ROLE_ACCOUNT
 ACCEPTED, REFUSED, GREY = Reason.MAILBOX_ACCEPTED, Reason.MAILBOX_NOT_FOUND, Reason.GREYLISTED
 HOUR_MS = 3_600_000
 DEADLINE_MS = NOW_MS + 3 * HOUR_MS
@@ -147,6 +148,14 @@ def test_an_index_twice_in_a_record_or_out_of_the_request_counts_for_nothing() -
         ([entry(ACCEPTED, 0, 1, 2)], 2),
         ([entry(GREY, 0), entry(Reason.TIMEOUT, 1), entry(Reason.NOT_PROBED, 2)], 3),
         ([entry(GREY, 0, 1), entry(ACCEPTED, 2)], 2),
+        (
+            [
+                entry(ROLE, 0, reasons=(ROLE, Reason.NOT_PROBED)),
+                entry(ROLE, 1, reasons=(ROLE, ACCEPTED)),
+                entry(ROLE, 2),
+            ],
+            1,
+        ),
         ([entry(ACCEPTED, 0, domain="sandbox.mailvet.test"), entry(ACCEPTED, 1), entry(Reason.SYNTAX_INVALID, 2)], 1),
     ],
 )
