@@ -12,6 +12,7 @@ from ops.cli.config import load_settings
 from ops.cli.errors import Unfinished, UserError
 from ops.cli.kafka import bootstrap_option
 from ops.cli.signals import stop_on_signals
+from ops.cli.stacks import tell_on_signal
 from ops.health import serve
 from streams.app import open_worker
 from streams.group import WorkerFailed
@@ -30,8 +31,8 @@ from streams.settings import Settings
 def command(what: str | None, role: str | None, bootstrap: str, metrics_port: int | None) -> None:
     """Run the roles that read requests and write verdicts: `mailvet worker all`, or one of them with --role.
 
-    SIGTERM lets work in flight end (MAILVET_DRAIN_S), commits it and leaves. Every setting can be given in the
-    environment: docs/settings.md.
+    SIGTERM lets work in flight end (MAILVET_DRAIN_S), commits it and leaves; SIGUSR2 writes to standard error where
+    every task waits. Every setting can be given in the environment: docs/settings.md.
     """
     if (what is None) == (role is None):
         raise UserError("say what to run: `mailvet worker all`, or `mailvet worker --role ROLE`")
@@ -46,6 +47,7 @@ def command(what: str | None, role: str | None, bootstrap: str, metrics_port: in
 
 
 async def _run(roles: tuple[str, ...], name: str, settings: Settings) -> None:
+    tell_on_signal()
     disable_created_metrics()  # type: ignore[no-untyped-call]
     metrics = Metrics(CollectorRegistry(), tenants=settings.metrics_tenants)
     with stop_on_signals() as stop:

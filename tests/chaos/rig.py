@@ -147,6 +147,14 @@ class Rig:
             self.stuck.append(name)
             self.note(f"{name} did not end within {STOP_S:.0f} s")
 
+    async def ask_where_they_wait(self) -> None:
+        """Have the workers write their stacks into their logs, and note who says that it is ready."""
+        running = {name: worker for name, worker in self.workers.items() if worker.running}
+        for worker in running.values():
+            worker.signal(signal.SIGUSR2)
+        ready = [name for name in running if await asyncio.to_thread(_ready, self.ports[name])]
+        self.note(f"of {', '.join(running)} these are ready: {', '.join(ready)}; their stacks are in their logs")
+
     @contextlib.asynccontextmanager
     async def supervised(self) -> AsyncIterator[None]:
         """Workers that are ``wanted`` are started again when they have ended, as any supervisor does."""

@@ -111,8 +111,10 @@ async def _under_fire(
             group.create_task(system.ask_all(load, seconds=seconds))
             group.create_task(chaos.run(faults))
         system.note("all faults are over")
-        await system.results(within=answered_s)
+        found = await system.results(within=answered_s)
         system.note("nothing comes any more")
+        if len(found) < len(system.expected):
+            await system.ask_where_they_wait()
         await chaos.run(afterwards)
         history = History(
             system.expected,

@@ -29,8 +29,8 @@ from schemas.keys import Create, Kind, Outcome, Policy
 from schemas.pipeline import DeadLetter
 from schemas.request import MAX_REQUEST_BYTES, request_uid
 from schemas.topics import DEADLETTERS, REQUESTS, own_results
-from streams.app import topics_of
 from streams.delivery.dead_letters import HEADER as WHY
+from streams.installed import topics_of
 from streams.roles.gate import ORIGIN
 from tests.integration.conftest import Installation, terminate, until
 from tests.unit.access.commands import give
