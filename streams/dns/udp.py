@@ -56,6 +56,13 @@ class _Socket:
         """True when no new question may use this socket."""
         return self.asked >= QUESTIONS_PER_SOCKET
 
+    def retire(self) -> None:
+        """Ask no more by it. What left a question without an answer may be the socket: uvloop reads no further from
+        one that the system has told by ICMP that nobody listens, also when somebody does again."""
+        self.asked = QUESTIONS_PER_SOCKET
+        if not self._pending:
+            self.close()
+
     async def ask(self, question: bytes) -> _Outcome:
         """Send a question section and wait for its message; raises OSError where it can't be sent."""
         while (ident := self._rng.getrandbits(16)) in self._pending:
@@ -152,12 +159,14 @@ class UdpTransport:
         if self._closed:
             return _Failed(Status.TIMEOUT, "the resolver was closed")
         try:
+            asking = self._socket(server)
             async with asyncio.timeout(patience):
-                outcome = await self._socket(server).ask(question)
+                outcome = await asking.ask(question)
                 if isinstance(outcome, Message) and outcome.truncated:
                     return await _over_tcp(server, encode_query(self._rng.getrandbits(16), question))
                 return outcome
         except TimeoutError:
+            asking.retire()
             return _Failed(Status.TIMEOUT, "no answer in time")
         except (OSError, EOFError, BadMessage) as error:
             return _Failed(Status.TIMEOUT, f"{type(error).__name__}: {error}")

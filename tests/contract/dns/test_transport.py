@@ -11,6 +11,7 @@ import dns.message
 import dns.rcode
 import dns.rrset
 import pytest
+import uvloop
 
 from streams.dns import udp
 from streams.dns.nameservers import NameServer
@@ -194,6 +195,30 @@ async def test_nobody_listening_is_known_at_once() -> None:
     await transport.aclose()
     assert answer.status is Status.TIMEOUT
     assert "refused" in answer.detail
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_server_that_comes_back_is_asked_again_at_once(run: Callable[..., None]) -> None:
+    async def ask(transport: Transport) -> set[Status]:
+        answers = await asyncio.gather(*(transport.query("d.test", RecordType.A) for _ in range(30)))
+        return {answer.status for answer in answers}
+
+    async def main() -> None:
+        server, again = Server(RIGHT), Server(RIGHT)
+        listener = await listen(server)
+        host, port = listener.sockets[0].getsockname()
+        transport = UdpTransport([NameServer(host, port)], timeout=0.7)
+        assert await ask(transport) == {Status.OK}
+        server.transport.close()
+        await asyncio.sleep(0)
+        assert await ask(transport) == {Status.TIMEOUT}
+        await asyncio.get_running_loop().create_datagram_endpoint(lambda: again, local_addr=(host, port))
+        assert await ask(transport) == {Status.OK}
+        await transport.aclose()
+        again.transport.close()
+        listener.close()
+
+    run(main())
 
 
 async def test_a_server_without_a_way_to_it_is_a_timeout() -> None:
