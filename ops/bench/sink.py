@@ -47,7 +47,8 @@ _GONE = b"550 5.1.1 <%s>: Recipient address rejected: User unknown in virtual ma
 @dataclass(frozen=True, slots=True)
 class SinkConfig:
     """Ports (0 takes a free one), the round-trip time and a server's limits (``client_connections`` 0: none);
-    ``hosts``: who has the number of no host is served by number % hosts; ``tarpit``: RCPT is never answered."""
+    ``hosts``: who has the number of no host is served by number % hosts, and where there are none somebody else listens
+    there; ``tarpit``: RCPT is never answered."""
 
     smtp_port: int = 0
     dns_port: int = 0
@@ -259,7 +260,7 @@ def answer_query(query: bytes, hosts: int = PROVIDERS) -> bytes | None:
     if provider is not None and kind == _MX and name.endswith(f".{ZONE}"):
         data = struct.pack("!H", 10) + _encoded(exchanger(provider))
     elif provider is not None and kind == _A and name == exchanger(provider):
-        data = bytes(int(part) for part in host_address(provider % hosts).split("."))
+        data = bytes(int(part) for part in host_address(provider % hosts if hosts else provider).split("."))
     flags = 0x8580 | (0 if provider is not None else 3)
     header = query[:2] + struct.pack("!HHHHH", flags, 1, 1 if data else 0, 0, 0)
     record = struct.pack("!HHHIH", 0xC00C, kind, 1, TTL_S, len(data)) + data if data else b""
