@@ -195,13 +195,17 @@ async def test_who_stands_by_takes_over_with_the_rows_as_they_stood(topics: Inst
     """Killed in the middle of changes, twice, with one that comes too late."""
     keys = [b"k%d" % each for each in range(20)]
     workers = [topics.echo(TABLE="1", MAILVET_STANDBY_REPLICAS="1") for _ in range(2)]
+    late = []
     for written in (11, 22):
         await topics.write(SOURCE, [(key, b"x") for key in keys] * 10)
         await until(lambda least=20 * written - 150: _at_least(topics, least))
         workers.pop(0).kill()
         await topics.write(SOURCE, [(key, b"x") for key in keys])
         await until(lambda: all_committed(topics))
-        await _again(topics, await _of_a_former_owner(topics))
+        # On a busy machine the one that was killed may have lost its partitions before.
+        for change in (await _of_former_owners(topics))[:1]:
+            late.append(change)
+            await _again(topics, change)
         workers.append(topics.echo(TABLE="1", MAILVET_STANDBY_REPLICAS="1"))
     await topics.write(SOURCE, [(key, b"x") for key in keys])
     await until(lambda: all_committed(topics))
@@ -209,15 +213,16 @@ async def test_who_stands_by_takes_over_with_the_rows_as_they_stood(topics: Inst
     for record in await topics.read(OUT):
         counted[record.key] = max(counted[record.key], int(record.value))
     assert counted == dict.fromkeys(keys, 23)
+    assert late
     for worker in workers:
         assert await asyncio.to_thread(terminate, worker) == (0, "")
 
 
-async def _of_a_former_owner(topics: Installation) -> Any:
-    """A change of a worker that has lost the partition to another, which has changed rows of it since."""
+async def _of_former_owners(topics: Installation) -> list[Any]:
+    """Changes of workers that have lost the partition to another, which has changed rows of it since."""
     found = await topics.read(COUNTS.changelog())
     newest = {record.partition: int(dict(record.headers)[EPOCH]) for record in found}
-    return next(record for record in found if int(dict(record.headers)[EPOCH]) < newest[record.partition])
+    return [record for record in found if int(dict(record.headers)[EPOCH]) < newest[record.partition]]
 
 
 async def _again(topics: Installation, late: Any) -> None:

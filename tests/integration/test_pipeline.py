@@ -36,7 +36,8 @@ async def test_the_core_alone_gives_the_same_verdicts(broker: Broker, tmp_path: 
             for record in map(orjson.loads, records)
             if record["kind"] == "result"
         }
-        async with open_core(settings(world)) as core:
+        async with open_core(settings(world, dns_timeout_s=10.0)) as core:
+            # The world answers in this very loop, which has two thousand dialogues to lead meanwhile.
             verifier = core.verifier(retry_delays_s=(2.0, 4.0))
             addresses = [sample.address for sample in samples]
             alone = {
