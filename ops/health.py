@@ -1,5 +1,6 @@
 """What operators and orchestrators ask a worker over HTTP: `/metrics`, `/health/live`, `/health/ready`."""
 
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import cast
@@ -36,18 +37,29 @@ async def serve(
         await runner.cleanup()
 
 
+def is_ready(port: int) -> bool:
+    """Whether a worker of this machine says so; false where none answers within two seconds."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=2) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
 def _application(registry: CollectorRegistry, live: Callable[[], bool], ready: Callable[[], bool]) -> web.Application:
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def is_live(_: web.Request) -> web.Response:
+    async def liveness(_: web.Request) -> web.Response:
         return _state(live(), "live", "dead")
 
-    async def is_ready(_: web.Request) -> web.Response:
+    async def readiness(_: web.Request) -> web.Response:
         return _state(ready(), "ready", "not ready")
 
     app = web.Application()
-    app.add_routes([web.get("/metrics", metrics), web.get("/health/live", is_live), web.get("/health/ready", is_ready)])
+    app.add_routes(
+        [web.get("/metrics", metrics), web.get("/health/live", liveness), web.get("/health/ready", readiness)]
+    )
     return app
 
 

@@ -11,26 +11,23 @@ import os
 import secrets
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from ops import keys
 from ops.bench.contest import ContestError
+from ops.bench.holders import holder
 from ops.brokers.base import BrokerError, cache_dir, free_port
 from ops.brokers.daemon import Daemon
 from ops.cli.kafka import consumer, delete_topics, producer, read_from
-from ops.cli.keyfile import mint
+from ops.health import is_ready
 from ops.topics import create_all, declared
 from ops.world import World, WorldConfig
 from ops.world.bulk import bulk_domain
 from schemas.client import Presenter
-from schemas.keys import Create, Kind, Policy
+from schemas.keys import Kind, Policy
 from schemas.request import Request, request_uid
 from schemas.topics import REQUESTS, RESULTS, physical_name
 from streams.settings import Settings
@@ -185,7 +182,7 @@ async def _worker(settings: Settings, world: World, *, own_broker: bool) -> Asyn
     worker = Daemon(
         [sys.executable, "-m", "ops.cli.main", "worker", "all"],
         log=cache_dir() / "logs" / f"fairness-worker-{port}.log",
-        ready=lambda: _is_ready(port),
+        ready=lambda: is_ready(port),
         start_timeout=READY_S,
         name="the worker",
         environment=environment | {f"MAILVET_{name}": value for name, value in ours.items()},
@@ -199,30 +196,12 @@ async def _worker(settings: Settings, world: World, *, own_broker: bool) -> Asyn
         await asyncio.to_thread(worker.stop)
 
 
-def _is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=2) as reply:
-            return bool(reply.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
-
-
 async def _new_keys(settings: Settings, tenants: dict[str, Habit]) -> dict[str, Presenter]:
     """A key for each tenant, as an operator makes it."""
 
     async def new_key(tenant: str, habit: Habit) -> Presenter:
-        minted = mint(Kind.SIGNATURE, tenant, "k1")
-        create = Create(
-            command_id=secrets.token_hex(16),
-            tenant=tenant,
-            key="k1",
-            issued_at=datetime.now(UTC),
-            actor="bench",
-            credential=minted.credential,
-            policy=Policy(rate_per_s=50, burst=100, in_flight=habit.in_flight),
-        )
-        await keys.carry_out(settings.bootstrap_servers, settings.namespace, create, READY_S)
-        return minted.presenter(Settings().audience)
+        policy = Policy(rate_per_s=50, burst=100, in_flight=habit.in_flight)
+        return await holder(settings, tenant, Kind.SIGNATURE, policy, READY_S)
 
     made = await asyncio.gather(*(new_key(tenant, habit) for tenant, habit in tenants.items()))
     return dict(zip(tenants, made, strict=True))

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
@@ -16,12 +16,13 @@ from prometheus_client import CollectorRegistry
 
 from ops import keys
 from ops.bench.contest import ContestError
+from ops.bench.holders import KEY, create, holder
 from ops.cli.kafka import delete_topics, reach
 from ops.cli.keyfile import Minted, mint
 from ops.topics import create_all, declared
 from schemas import signing
 from schemas.client import Presenter
-from schemas.keys import Create, Kind, Policy
+from schemas.keys import Kind, Policy
 from schemas.request import Request
 from schemas.topics import KEY_COMMANDS, REQUESTS, physical_name
 from streams.access.keys import ConfiguredKey
@@ -32,7 +33,7 @@ from streams.roles.gate import Gate
 from streams.roles.keyring import Keyring
 from streams.settings import Settings
 
-TENANT, KEY = "bench", "k1"
+TENANT = "bench"
 KEY_WORD = {Kind.SIGNATURE: "", Kind.BEARER: " key"}
 SIZES = (1, 100, 1000)
 ROUND = 200
@@ -82,24 +83,11 @@ def costs(seconds: float) -> Iterator[Cost]:
             )
 
 
-def _create(minted: Minted) -> Create:
-    """The command that makes a key whose limits never speak."""
-    return Create(
-        command_id=secrets.token_hex(16),
-        tenant=TENANT,
-        key=KEY,
-        issued_at=datetime.now(UTC),
-        actor="bench",
-        credential=minted.credential,
-        policy=_UNLIMITED,
-    )
-
-
 def _admission(minted: Minted, size: int, seconds: float) -> float:
     """Intake and admission of requests of so many addresses, tables in memory."""
     gate, keyring = _gate()
-    create = _create(minted)
-    _run(keyring.command(Incoming(KEY_COMMANDS.name, 0, 0, TENANT.encode(), encode(create), timestamp_ms=_now_ms())))
+    command = encode(create(minted, TENANT, _UNLIMITED))
+    _run(keyring.command(Incoming(KEY_COMMANDS.name, 0, 0, TENANT.encode(), command, timestamp_ms=_now_ms())))
     presenter = minted.presenter(Settings().audience)
 
     def made(number: int) -> Incoming:
@@ -162,7 +150,7 @@ async def worker_cost(bootstrap: str, requests: int, kind: Kind, size: int = 100
     await create_all(bootstrap, settings)
     try:
         async with _worker(settings) as pid:
-            presenter = await _new_key(settings, kind)
+            presenter = await holder(settings, TENANT, kind, _UNLIMITED, READY_S)
             before = _cpu_s(pid)
             await _send(settings, presenter, requests, size)
             await _until_answered(settings, requests)
@@ -190,13 +178,6 @@ async def _worker(settings: Settings) -> AsyncIterator[int]:
         if process.returncode is None:
             process.terminate()
         await process.wait()
-
-
-async def _new_key(settings: Settings, kind: Kind) -> Presenter:
-    minted = mint(kind, TENANT, KEY)
-    create = _create(minted)
-    await keys.carry_out(settings.bootstrap_servers, settings.namespace, create, READY_S)
-    return minted.presenter(Settings().audience)
 
 
 async def _send(settings: Settings, presenter: Presenter, requests: int, size: int) -> None:

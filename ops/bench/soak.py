@@ -13,27 +13,24 @@ import random
 import secrets
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from ops import keys
 from ops.bench.contest import ContestError, running_sink
+from ops.bench.holders import holder
 from ops.bench.lists import EXISTS, LATER, exists, mail_domain
 from ops.bench.memory import Growth, Sample, growths, resident, table
 from ops.bench.sink import SinkConfig
 from ops.brokers.base import BrokerError, cache_dir, free_port
 from ops.brokers.daemon import Daemon
 from ops.cli.kafka import consumer, delete_topics, producer, read_from
-from ops.cli.keyfile import mint
+from ops.health import is_ready
 from ops.topics import create_all, declared
 from schemas.client import Presenter
-from schemas.keys import STANDARD, Create, Kind
+from schemas.keys import STANDARD, Kind
 from schemas.request import Request, request_uid
 from schemas.topics import REQUESTS, RESULTS, physical_name
 from streams.installed import ROLES
@@ -268,19 +265,11 @@ def _worker(role: str, bootstrap: str, ours: dict[str, str], port: int) -> Daemo
     return Daemon(
         [sys.executable, "-m", "ops.cli.main", "worker", "--role", role],
         log=cache_dir() / "logs" / f"soak-{role}-{port}.log",
-        ready=lambda: _is_ready(port),
+        ready=lambda: is_ready(port),
         start_timeout=READY_S,
         name=f"the worker {role}",
         environment={**inherited, "KAFKA_BOOTSTRAP_SERVERS": bootstrap, **named},
     )
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=2) as reply:
-            return bool(reply.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
 
 
 async def _new_keys(settings: Settings, tenants: int) -> list[Presenter]:
@@ -288,19 +277,8 @@ async def _new_keys(settings: Settings, tenants: int) -> list[Presenter]:
     turns = asyncio.Semaphore(NEW_KEYS_AT_ONCE)
 
     async def new_key(tenant: str, kind: Kind) -> Presenter:
-        minted = mint(kind, tenant, "k1")
-        create = Create(
-            command_id=secrets.token_hex(16),
-            tenant=tenant,
-            key="k1",
-            issued_at=datetime.now(UTC),
-            actor="soak",
-            credential=minted.credential,
-            policy=STANDARD,
-        )
         async with turns:
-            await keys.carry_out(settings.bootstrap_servers, settings.namespace, create, READY_S)
-        return minted.presenter(settings.audience)
+            return await holder(settings, tenant, kind, STANDARD, READY_S)
 
     kinds = itertools.cycle(Kind)
     return await asyncio.gather(*(new_key(f"tenant{number}", next(kinds)) for number in range(tenants)))

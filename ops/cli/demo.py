@@ -7,8 +7,6 @@ import secrets
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +25,7 @@ from ops.cli.kafka import consumer, delete_topics, producer, read_from, servers,
 from ops.cli.output import counted, json_line, printable
 from ops.cli.progress import Meter
 from ops.cli.signals import stop_on_signals, unless_stopped
+from ops.health import is_ready
 from ops.topics import create_all, declared
 from ops.world import Sample, World
 from schemas.request import Request, request_uid
@@ -207,7 +206,7 @@ async def _worker(place: Place) -> AsyncIterator[Daemon]:
     worker = Daemon(
         [sys.executable, "-m", "ops.cli.main", "worker", "all"],
         log=cache_dir() / "logs" / f"demo-worker-{place.metrics_port}.log",
-        ready=lambda: _ready(place.metrics_port),
+        ready=lambda: is_ready(place.metrics_port),
         start_timeout=WORKER_START_S,
         name="the worker",
         environment=place.environment(),
@@ -219,14 +218,6 @@ async def _worker(place: Place) -> AsyncIterator[Daemon]:
         yield worker
     finally:
         await asyncio.to_thread(worker.stop)
-
-
-def _ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=2) as reply:
-            return bool(reply.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
 
 
 async def _ask(place: Place, worker: Daemon, patience: float) -> dict[int, Result]:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from ops.brokers.base import BrokerError, free_port
 from ops.brokers.daemon import Daemon
+from ops.health import is_ready
 from ops.topics import create_all
 from ops.world import Sample, World
 from schemas.request import Request, request_uid
@@ -117,7 +117,7 @@ class Rig:
         return Daemon(
             [sys.executable, *self.entry, "worker", *arguments],
             log=self.logs / f"{self.namespace}-{name}.log",
-            ready=lambda: _ready(port),
+            ready=lambda: is_ready(port),
             start_timeout=self.start_timeout,
             name=f"worker {name}",
             environment=environment | {f"MAILVET_{name}": value for name, value in settings.items()},
@@ -152,7 +152,7 @@ class Rig:
         running = {name: worker for name, worker in self.workers.items() if worker.running}
         for worker in running.values():
             worker.signal(signal.SIGUSR2)
-        ready = [name for name in running if await asyncio.to_thread(_ready, self.ports[name])]
+        ready = [name for name in running if await asyncio.to_thread(is_ready, self.ports[name])]
         self.note(f"of {', '.join(running)} these are ready: {', '.join(ready)}; their stacks are in their logs")
 
     @contextlib.asynccontextmanager
@@ -324,14 +324,6 @@ def _see(value: bytes, places: set[Place], summed: set[str]) -> None:
         summed.add(record["request_uid"])
     elif record["kind"] == "result":
         places.add((record["request_uid"], record["index"]))
-
-
-def _ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=2) as reply:
-            return bool(reply.status == 200)
-    except OSError:
-        return False
 
 
 @contextlib.asynccontextmanager
