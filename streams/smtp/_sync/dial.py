@@ -257,10 +257,17 @@ class DialledLink(SocketLink):
         self._opening = opening
 
     def start_tls(self, timeout: float) -> None:
-        with self._opening.watchdog(timeout):
-            self._opening.secure()
-        self._socket = self._opening.socket
+        try:
+            with self._opening.watchdog(timeout):
+                self._opening.secure()
+        finally:
+            # Failed or not, the handshake took the plain socket over, and to close that one closes nothing.
+            self._socket = self._opening.socket or self._socket
         self.capabilities = self._opening.capabilities()
+
+    def cut(self) -> None:
+        # Of the two sockets that a handshake has to do with, this is the one in use at any moment.
+        self._opening.cut()
 
 
 def _timed_out(error: BaseException) -> bool:

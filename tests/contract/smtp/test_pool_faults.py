@@ -1,6 +1,7 @@
 """Every fault that a server, a network or this machine can have: an honest word for each address, and recovery."""
 
 import asyncio
+import gc
 import os
 import resource
 
@@ -14,6 +15,14 @@ from tests.contract.smtp.faults import FAULTS, Fault, heal, honest
 PEOPLE = ["user1@x.test", "gone2@x.test", "user3@x.test"]
 TRUTH = [250, 550, 250]
 QUICK = {"connect_timeout_s": 0.3, "command_timeout_s": 0.3, "stall_s": 0.3, "breaker_base_s": 0.1}
+
+
+@pytest.fixture(autouse=True)
+def no_collector():
+    """What is closed, we have closed: the garbage collector hides a socket that was forgotten."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 async def ask(pool, server) -> list[int | str]:

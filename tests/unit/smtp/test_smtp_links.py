@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from aiosmtplib import SMTPResponse
 
 from schemas.vocabulary import Stage
 from streams.smtp._async import dial as async_dial
+from streams.smtp._sync import dial as sync_dial
 from streams.smtp._async.link import MAX_UNREAD, StreamLink
 from streams.smtp._async.waiting import Turn
 from streams.smtp._sync.link import SocketLink
@@ -271,3 +273,36 @@ def test_cutting_a_socket_ends_the_read_of_another():
     theirs.close()
     ours.close()
     link.cut()
+
+
+class Upgrade:
+    """An opening whose STARTTLS takes the plain socket over, as ``ssl`` does, and then goes wrong."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(starttls=True)
+
+    def watchdog(self, timeout: float) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def secure(self) -> None:
+        self.socket = socket.socket(fileno=self.socket.detach())
+        raise RemoteProtocolError("no handshake")
+
+    def cut(self) -> None:
+        self.socket.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("end", ["close", "cut"])
+def test_a_handshake_that_failed_leaves_nothing_open(end):
+    ours, theirs = socket.socketpair()
+    link = sync_dial.DialledLink(Upgrade(ours))
+    with pytest.raises(RemoteProtocolError):
+        link.start_tls(1)
+    getattr(link, end)()
+    theirs.settimeout(5)
+    assert theirs.recv(1) == b""
+    link.close()
+    theirs.close()
