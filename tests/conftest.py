@@ -1,8 +1,13 @@
-"""What all tests share: real brokers and mail servers for those that ask for one, and a line that says which it was."""
+"""What all tests share: real brokers and mail servers for those that ask for one, and a line that says which it was.
+
+`make test` runs two processes: one for all that shares brokers, one for the rest, which is quick and fills the other's
+waits.
+"""
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -15,6 +20,8 @@ from ops.mta.server import Server
 # How long one example takes is the machine's affair.
 settings.register_profile("mailvet", deadline=None)
 settings.load_profile("mailvet")
+
+ON_BROKERS = ("integration", "chaos")
 
 _USED: dict[str, int] = {}
 _NOTES: set[str] = set()
@@ -89,6 +96,28 @@ def start_mta() -> Iterator[Callable[[Callable[[], Server]], Server]]:
                 pytest.skip(str(missing))
 
         yield start
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs on brokers stays in one process, one test after the other."""
+    for item in items:
+        if set(ON_BROKERS) & set(item.path.parts):
+            item.add_marker(pytest.mark.xdist_group("brokers"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of several hands on what it has to say."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output.update(used=_USED, notes=sorted(_NOTES))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take it over; one that crashed has handed on nothing."""
+    said = getattr(node, "workeroutput", {})
+    _NOTES.update(said.get("notes", ()))
+    for name, times in said.get("used", {}).items():
+        _USED[name] = _USED.get(name, 0) + times
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
