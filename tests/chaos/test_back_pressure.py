@@ -14,7 +14,7 @@ from tests.chaos.observe import Observer
 from tests.chaos.rig import Rig, rig
 
 HANGS = "mx.bulk1.test"
-DIALOGUE_S = 30.0
+DIALOGUE_S = 20.0
 CONFIG = WorldConfig(bulk_domains=8, bulk_hosts=8, rtt_s=0.01)
 
 
@@ -28,10 +28,10 @@ async def test_a_provider_that_hangs_holds_up_nobody_else_and_no_offsets_for_eve
     broker: Broker, tmp_path: Path
 ) -> None:
     """Its tasks come one by one, more of them than a partition may have in hand at the defaults of a small lane."""
-    options = {"DIALOGUE_DEADLINE_S": "6", "COMMAND_TIMEOUT_S": "6", "TURN_WAIT_S": "5", "RETRY_DELAYS_S": "20,20,20"}
+    options = {"DIALOGUE_DEADLINE_S": "6", "COMMAND_TIMEOUT_S": "6", "TURN_WAIT_S": "5", "RETRY_DELAYS_S": "20,20,60"}
     async with World(CONFIG) as world, rig(broker, world, tmp_path, **options) as system:
         await system.start("all")
-        hung, others = split(world, 4800)
+        hung, others = split(world, 4400)
         world.freeze_host(HANGS)
         await system.send(hung, size=1)
         await system.send(others, size=100)

@@ -238,7 +238,7 @@ async def test_a_worker_that_no_longer_reads_stops_with_a_reason(topics: Install
     worker = topics.echo(DEAF="1", MAILVET_STALL_S="5")
     await topics.write(SOURCE, numbered(1), partition=0)
     await until(lambda: _committed(topics, SOURCE, 1))
-    await asyncio.sleep(15)  # Twice as long as it takes: nothing to read is no standstill.
+    await asyncio.sleep(10)  # Twice as long as it takes: nothing to read is no standstill.
     assert worker.poll() is None
     await topics.write(SOURCE, numbered(3, start=1), partition=0)
     _, said = await asyncio.to_thread(worker.communicate, timeout=60)
