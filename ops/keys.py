@@ -8,10 +8,11 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ops.cli.errors import Unfinished, UserError
 from ops.cli.kafka import POLL_MS, consumer, producer, read_from, read_to_end, require_topics
@@ -19,8 +20,11 @@ from ops.tables import current
 from schemas.keys import KeyCommand, KeyEvent, KeyRecord, Policy, TenantCommand, TenantRecord
 from schemas.topics import KEY_COMMANDS, KEY_EVENTS, physical_name
 from streams.access.decisions import instant
-from streams.codec import encode
+from streams.codec import decode, encode
 from streams.installed import TABLES
+from streams.records import Unusable
+
+M = TypeVar("M", bound=BaseModel)
 
 READ_S = 60.0
 """How long reading a whole topic may take."""
@@ -80,7 +84,7 @@ async def read_book(bootstrap: str, namespace: str, tenant: str | None = None) -
     """Keys and tenants as the gate's table has them; of one tenant, or all.
 
     Raises:
-        UserError: no broker, or its topics are missing.
+        UserError: no broker, its topics are missing, or workers of another version wrote what stands there.
         Unfinished: the table could not be read to its end.
     """
     [declared] = [table for table in TABLES if table.name == "keys"]
@@ -101,12 +105,26 @@ def _book(rows: Mapping[bytes, bytes]) -> Book:
         tenant, kind, *rest = row_key.decode().split(":")
         name = (tenant, "".join(rest))
         if kind == "key":
-            keys[name] = KeyRecord.model_validate_json(row)
+            keys[name] = understood(KeyRecord, row)
         elif kind == "tenant":
-            tenants[tenant] = TenantRecord.model_validate_json(row)
+            tenants[tenant] = understood(TenantRecord, row)
         elif kind == "used":
             used[name] = instant(int(row))
     return Book(keys, tenants, used)
+
+
+def understood(model: type[M], value: bytes) -> M:
+    """A record that workers wrote.
+
+    Raises:
+        UserError: it is not what this version writes; workers may be newer than this command.
+    """
+    try:
+        return decode(model, value)
+    except Unusable as unusable:
+        raise UserError(
+            f"a {model.__name__} that workers wrote can't be read ({unusable.detail}): use the mailvet of their version"
+        ) from None
 
 
 async def read_history(bootstrap: str, namespace: str, tenant: str, key: str | None = None) -> list[KeyEvent]:

@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from ops.keys import read_topic
+from ops.keys import read_topic, understood
 from schemas.topics import USAGE, physical_name
 from schemas.usage import Usage
 
@@ -19,14 +19,14 @@ async def read_usage(
     """One record a key and day, by day, tenant and key; of one tenant, one key's name, and days from first to last.
 
     Raises:
-        UserError: no broker, or its topics are missing.
+        UserError: no broker, its topics are missing, or workers of another version wrote what stands there.
         Unfinished: the topic could not be read to its end.
     """
     newest: dict[bytes, Usage] = {}
     async for name, value in read_topic(bootstrap, physical_name(USAGE.name, namespace)):
         if value is None or not _is_asked(name.decode(), tenant, key, first, last):
             continue
-        usage = Usage.model_validate_json(value)
+        usage = understood(Usage, value)
         if name not in newest or newest[name].revision <= usage.revision:
             newest[name] = usage
     return sorted(newest.values(), key=lambda usage: (usage.day, usage.tenant, usage.key))

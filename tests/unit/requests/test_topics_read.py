@@ -1,5 +1,6 @@
 """Tables and lists from the operator's side: read from their beginnings to where they end."""
 
+import json
 from datetime import datetime
 from typing import Any
 
@@ -51,6 +52,15 @@ async def test_the_book_has_the_newest_row_of_each_key(broker: FakeBroker) -> No
     assert book.used == {NAME: datetime.fromisoformat("2026-03-10T12:00:00+00:00")}
     assert set((await keys.read_book("b", "", KEY.tenant)).tenants) == {KEY.tenant}
     assert book.tenant("unheard-of") == TenantRecord(tenant="unheard-of")
+
+
+@pytest.mark.parametrize("kind", [f"key {KEY.key}", "tenant"])
+async def test_rows_of_newer_workers_are_said_to_be_so(broker: FakeBroker, kind: str) -> None:
+    record = KEY if kind.startswith("key") else TENANT
+    newer = json.dumps(json.loads(encode(record)) | {"schema_version": 2}).encode()
+    broker.put(TABLE, row(kind), newer)
+    with pytest.raises(UserError, match="known is 1.*use the mailvet of their version"):
+        await keys.read_book("b", "")
 
 
 async def test_a_revoked_key_is_shown_so_though_a_worker_wrote_the_old_row_behind_it(broker: FakeBroker) -> None:
