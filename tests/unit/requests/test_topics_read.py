@@ -59,7 +59,7 @@ async def test_rows_of_newer_workers_are_said_to_be_so(broker: FakeBroker, kind:
     record = KEY if kind.startswith("key") else TENANT
     newer = json.dumps(json.loads(encode(record)) | {"schema_version": 2}).encode()
     broker.put(TABLE, row(kind), newer)
-    with pytest.raises(UserError, match="known is 1.*use the mailvet of their version"):
+    with pytest.raises(UserError, match=r"known is 1.*use the mailvet of their version"):
         await keys.read_book("b", "")
 
 

@@ -11,9 +11,9 @@ from aiosmtplib import SMTPResponse
 
 from schemas.vocabulary import Stage
 from streams.smtp._async import dial as async_dial
-from streams.smtp._sync import dial as sync_dial
 from streams.smtp._async.link import MAX_UNREAD, StreamLink
 from streams.smtp._async.waiting import Turn
+from streams.smtp._sync import dial as sync_dial
 from streams.smtp._sync.link import SocketLink
 from streams.smtp.errors import DialFailed, DialFailure, LocalProtocolError, RemoteProtocolError
 from streams.smtp.exchange import Capabilities
