@@ -5,7 +5,7 @@ keys are read from the changelog of the table that decides about them.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -127,19 +127,30 @@ def understood(model: type[M], value: bytes) -> M:
         ) from None
 
 
-async def read_history(bootstrap: str, namespace: str, tenant: str, key: str | None = None) -> list[KeyEvent]:
-    """What was commanded of a key, or of a tenant and all its keys, in its order: the audit trail.
+@dataclass(frozen=True, slots=True)
+class History:
+    """``events`` in their order, and how many records of the tenant were ``unread`` since they can't be understood."""
+
+    events: Sequence[KeyEvent]
+    unread: int = 0
+
+
+async def read_history(bootstrap: str, namespace: str, tenant: str, key: str | None = None) -> History:
+    """What was commanded of a key, or of a tenant and all its keys: the audit trail.
 
     Raises:
-        UserError, Unfinished: as :func:`read_book`.
+        UserError: no broker, or its topics are missing.
+        Unfinished: the topic could not be read to its end.
     """
-    events = {}
+    events, unread = {}, 0
     async for record_key, value in read_topic(bootstrap, physical_name(KEY_EVENTS.name, namespace)):
         if record_key == tenant.encode() and value is not None:
             event = _event(value)
-            if event is not None and key in (None, event.key):
+            if event is None:
+                unread += 1
+            elif key in (None, event.key):
                 events[event.command_id] = event
-    return sorted(events.values(), key=lambda event: event.at)
+    return History(sorted(events.values(), key=lambda event: event.at), unread)
 
 
 def _event(value: bytes) -> KeyEvent | None:

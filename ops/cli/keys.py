@@ -265,9 +265,7 @@ def show(name: str, history: bool, **options: Any) -> None:
     place = place_of(options)
     tenant, key = _named(name)
     if history:
-        events = asyncio.run(keys.read_history(place.bootstrap, place.namespace, tenant, key))
-        shown = [event.model_dump_json() for event in events] if place.as_json else [keypage.history(events)]
-        click.echo("\n".join(shown) if events else "nothing was commanded", err=not events)
+        _show_history(place, asyncio.run(keys.read_history(place.bootstrap, place.namespace, tenant, key)))
         return
     now = datetime.now(UTC)
     if key is None:
@@ -277,6 +275,15 @@ def show(name: str, history: bool, **options: Any) -> None:
     book = _book_of(place, (tenant, key))
     data = keypage.as_data(book, (tenant, key), now)
     click.echo(json_line(data) if place.as_json else keypage.page(book, (tenant, key), now))
+
+
+def _show_history(place: Place, history: keys.History) -> None:
+    events = history.events
+    shown = [event.model_dump_json() for event in events] if place.as_json else [keypage.history(events)]
+    click.echo("\n".join(shown) if events else "nothing was commanded", err=not events)
+    if history.unread:
+        said = f"{history.unread} records of the tenant can't be read: use the mailvet of the workers' version"
+        click.echo(said, err=True)
 
 
 def _named(name: str) -> tuple[str, str | None]:

@@ -28,6 +28,7 @@ class Gate:
         self.events: list[KeyEvent] = []
         self.commands: list[Any] = []
         self.silent = False
+        self.unread = 0
         self._monkeypatch, self._capsys = monkeypatch, capsys
         monkeypatch.setattr(keys, "carry_out", self._carry_out)
         monkeypatch.setattr(keys, "read_book", self._read_book)
@@ -55,8 +56,8 @@ class Gate:
         used = {name: record.created_at for name, record in self.keys.items()}
         return keys.Book(self.keys, self.tenants, used)
 
-    async def _read_history(self, _b: str, _n: str, _tenant: str, key: str | None) -> list[KeyEvent]:
-        return [event for event in self.events if key in (None, event.key)]
+    async def _read_history(self, _b: str, _n: str, _tenant: str, key: str | None) -> keys.History:
+        return keys.History([event for event in self.events if key in (None, event.key)], self.unread)
 
     def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
         self._monkeypatch.setattr(sys, "argv", ["mailvet", "keys", *arguments])
@@ -326,6 +327,8 @@ def test_the_audit_trail_says_who_what_when_and_why(gate: Gate) -> None:
     lines = gate.run("show", "acme", "--history", "--json")[0].splitlines()
     assert [json.loads(line)["verb"] for line in lines] == ["create", "revoke", "enable"]
     assert gate.run("show", "acme_k9", "--history") == ("", "nothing was commanded\n")
+    gate.unread = 2
+    assert gate.run("show", "acme", "--history")[1].startswith("2 records of the tenant can't be read")
 
 
 @pytest.mark.parametrize(

@@ -93,8 +93,8 @@ async def test_the_answer_to_a_command_is_found_among_others(broker: FakeBroker)
     assert event.outcome is Outcome.APPLIED
     broker.put(KEY_EVENTS.name, KEY.tenant.encode(), b"{")
     history = await keys.read_history("b", "", KEY.tenant)
-    assert {each.command_id for each in history} == {"0" * 32, command.command_id}
-    assert await keys.read_history("b", "", KEY.tenant, "another") == []
+    assert {each.command_id for each in history.events} == {"0" * 32, command.command_id}
+    assert await keys.read_history("b", "", KEY.tenant, "another") == keys.History([], unread=1)
 
 
 async def test_a_command_that_is_not_answered_or_refused_by_the_broker_is_said_to_be(broker: FakeBroker) -> None:
