@@ -48,6 +48,8 @@ class Contestant:
     command: tuple[str, ...]
     sweep: tuple[int, ...]
     """Numbers of addresses in flight among which its best is looked for."""
+    sessions: int = 0
+    """Sessions that it opens with one provider at most; 0: it knows no limit."""
 
     def argv(self, in_flight: int) -> list[str]:
         """``{in_flight}`` of the command filled in."""
@@ -67,6 +69,8 @@ class Measure:
     cpu_s: float
     rss_mb: float
     sink: dict[str, float] = field(default_factory=dict)
+    sessions: int = 0
+    """As in :class:`Contestant`."""
 
     @property
     def rate(self) -> float:
@@ -151,7 +155,8 @@ def ours(
     )
     spec = json.dumps(asdict(config)).replace("-1", "{in_flight}")
     name = OURS if processes == 1 else f"{OURS}, {processes} processes"
-    return Contestant(name, (sys.executable, "-m", "ops.bench.engine", spec), tuple(sweep))
+    command = (sys.executable, "-m", "ops.bench.engine", spec)
+    return Contestant(name, command, tuple(sweep), max(sessions, sessions_max))
 
 
 def run(contestant: Contestant, sink: RunningSink, list_name: str, addresses: Sequence[str], in_flight: int) -> Measure:
@@ -196,6 +201,7 @@ def run(contestant: Contestant, sink: RunningSink, list_name: str, addresses: Se
         usage.ru_utime + usage.ru_stime - cpu_before,
         rss_mb or usage.ru_maxrss / 1024,
         sink.report(),
+        contestant.sessions,
     )
 
 

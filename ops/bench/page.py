@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ops.bench.contest import Measure
 from ops.bench.lists import LISTS
-from ops.bench.run import Report
+from ops.bench.run import Plan, Report
 from ops.bench.sink import CLIENT_CONNECTIONS
 
 COLUMNS = (
@@ -107,9 +107,9 @@ def document(report: Report, command: str) -> str:
             f"- Command: `{command}`",
             f"- Date: {report.date}; machine: {report.machine}, shared by clients, sink and whatever else ran.",
             f"- Round trip {plan.rtt_s * 1000:g} ms, made by the sink; {plan.sessions} sessions a provider that may "
-            f"grow to {plan.sessions_max}, shared by all our processes; runs of {plan.seconds:g} s or more, each "
-            "contestant at its best number of addresses in flight. Peers know no limit but that number, and use all "
-            "cores.",
+            f"grow to {plan.sessions_max}{_wider(plan)}, shared by all our processes; runs of {plan.seconds:g} s or "
+            "more, each contestant at its best number of addresses in flight. Peers know no limit but that number, and "
+            "use all cores.",
             f"- The sink is one process with Postfix's error limits, and like Postfix it takes {CLIENT_CONNECTIONS} "
             "connections of one client; domains are new in each pass. `right` is the share of right verdicts, and they "
             "alone count. CPU is that of the client's processes alone, start-up not counted; RSS that of the largest. "
@@ -141,6 +141,10 @@ def document(report: Report, command: str) -> str:
     )  # fmt: skip
 
 
+def _wider(plan: Plan) -> str:
+    return f" (by default), and to {plan.wide} where that is said" if plan.wide else ""
+
+
 def _remarks(report: Report) -> Iterator[str]:
     for name, seconds in report.alone.items():
         yield f"- One address alone, {name}: {seconds:.3f} s."
@@ -159,7 +163,7 @@ def _remarks(report: Report) -> Iterator[str]:
 
 
 def _row(report: Report, each: Measure, prefix: str = "") -> tuple[str, ...]:
-    limit = report.limits.get(each.list_name, math.inf)
+    limit = report.limit_of(each)
     share = f"{each.rate / limit:.0%}" if not prefix and limit < math.inf else "-"
     return (
         prefix + each.list_name,

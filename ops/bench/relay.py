@@ -6,21 +6,17 @@ One process of its own, which answers DNS and counts as :mod:`ops.bench.sink` do
 import asyncio
 import json
 import sys
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 import uvloop
 
+from ops.bench.delay import DelayLine
 from ops.bench.lists import host_address
 from ops.bench.sink import BACKLOG, Sink, SinkConfig, serve
 
 LATE_S = 0.9
 """A reply that a server holds back for so long after its client's last word: Postfix sleeps for a second."""
-
-EARLY_S = 0.0005
-"""Timers are no finer than a millisecond: what is due so soon is due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,31 +33,6 @@ class RelayConfig:
 def upstream_address(provider: int) -> str:
     """Where the server behind a provider's host listens."""
     return host_address(provider).replace("127.88.", "127.89.", 1)
-
-
-class DelayLine:
-    """Calls come out in the order in which they went in, all of them so many seconds later."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        self._loop = loop
-        self._seconds = seconds
-        self._waiting: deque[tuple[float, Callable[..., None], bytes]] = deque()
-
-    def put(self, call: Callable[..., None], data: bytes) -> None:
-        """Have ``call(data)`` called."""
-        self._waiting.append((self._loop.time() + self._seconds, call, data))
-        if len(self._waiting) == 1:
-            self._loop.call_later(self._seconds, self._run)
-
-    def _run(self) -> None:
-        now = self._loop.time()
-        while self._waiting and self._waiting[0][0] <= now + EARLY_S:
-            _, call, data = self._waiting[0]
-            call(data)
-            # Only now: a call that puts something in must not start a second timer.
-            self._waiting.popleft()
-        if self._waiting:
-            self._loop.call_later(self._waiting[0][0] - now, self._run)
 
 
 class Relay(Sink):

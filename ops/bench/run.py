@@ -1,10 +1,11 @@
 """The whole benchmark: which measurements are taken, in which order."""
 
+import math
 import os
 import platform
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -21,6 +22,9 @@ from ops.bench.sink import SinkConfig
 
 SWEEP = (2000, 5000, 20000)
 """Where our own best number of addresses in flight is looked for."""
+
+WIDE = 40
+"""Sessions a provider that the sink bears easily: like Postfix it takes 50 of one client, whose sessions end late."""
 
 ALONE_RUNS = 10
 TARPITS = 10_000
@@ -39,6 +43,8 @@ class Plan:
     sessions_max: int = SESSIONS_MAX
     processes: int = 1
     """Ours share a list among so many, too: see :mod:`ops.bench.engine`."""
+    wide: int = 0
+    """Ours, in those processes, may have so many sessions a provider, too, as peers know no limit; 0: not measured."""
     ports: tuple[int, int] = (0, 0)
     sweep: tuple[int, ...] = SWEEP
     postfix: bool = False
@@ -77,6 +83,12 @@ class Report:
         mine, peer = self.ours(list_name), self.best_peer(list_name)
         return mine.rate / peer.rate if mine and peer else None
 
+    def limit_of(self, seen: Measure) -> float:
+        """Addresses a second that the sessions of a run allow; those of the plan where it knows no limit of its own."""
+        if seen.sessions and seen.list_name in LISTS:
+            return limit_rate(LISTS[seen.list_name], self.plan.rtt_s, seen.sessions)
+        return self.limits.get(seen.list_name, math.inf)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -104,10 +116,7 @@ def measure(plan: Plan, say: Callable[[str], None]) -> Report:
     report = Report(plan, machine(), datetime.now(UTC).strftime("%Y-%m-%d"))
     smtp_port, dns_port = plan.ports
     with running_sink(SinkConfig(smtp_port=smtp_port, dns_port=dns_port, rtt_s=plan.rtt_s)) as sink:
-        mine = [
-            ours(sink, sweep=plan.sweep, sessions=plan.sessions, sessions_max=plan.sessions_max, processes=processes)
-            for processes in sorted({1, plan.processes})
-        ]
+        mine = _ours(plan, sink)
         rivals = [peers.contestant(name) for name in plan.peers]
         # Passes have numbers that nobody has used before, so that nothing that is remembered helps anybody.
         numbers = count(0, 1_000_000)
@@ -124,6 +133,20 @@ def measure(plan: Plan, say: Callable[[str], None]) -> Report:
         say(f"{TARPITS:,} sessions with tarpits")
         report.tarpits = tarpits()
     return report
+
+
+def _ours(plan: Plan, sink: RunningSink) -> list[Contestant]:
+    """Ours as it comes; in several processes; and with more sessions than it takes by default."""
+    mine = [
+        ours(sink, sweep=plan.sweep, sessions=plan.sessions, sessions_max=plan.sessions_max, processes=processes)
+        for processes in sorted({1, plan.processes})
+    ]
+    if plan.wide:
+        wide = ours(
+            sink, sweep=plan.sweep, sessions=plan.sessions, sessions_max=plan.wide, processes=plan.processes
+        )  # fmt: skip
+        mine.append(replace(wide, name=f"{wide.name}, up to {plan.wide} sessions"))
+    return mine
 
 
 def _extras(

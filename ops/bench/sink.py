@@ -11,11 +11,17 @@ import resource
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, cast
 
+import uvloop
+
+from ops.bench.delay import DelayLine
 from ops.bench.lists import EXISTS, LATER, PROVIDERS, ZONE, exchanger, host_address
+from ops.cli.collector import settle_collector
 
 SOFT_ERRORS = 10
 HARD_ERRORS = 20
@@ -29,6 +35,9 @@ BACKLOG = 4096
 TICK_S = 1e-6
 """Between writes of one connection, so that timers can't change places."""
 
+QUESTIONS = 65_536
+"""Answers to so many questions are at hand: a client without a cache asks the same for each address of a domain."""
+
 UDP_BUFFER = 16 * 1024 * 1024
 MAX_QUERY = 4096
 
@@ -39,6 +48,9 @@ _MX, _A = 15, 1
 _KNOWN = b"RCPT TO:<" + EXISTS.encode()
 _GREYLISTED = b"RCPT TO:<" + LATER.encode()
 _EHLO = b"250-sink.test\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n"
+_SAID = {b"EHLO": _EHLO, b"QUIT": b"221 2.0.0 Bye\r\n"} | dict.fromkeys(
+    (b"MAIL", b"RSET", b"NOOP", b"HELO"), b"250 2.1.0 Ok\r\n"
+)
 _OK = b"250 2.1.5 Ok\r\n"
 _COME_LATER = b"450 4.2.0 %s: Recipient address rejected: Greylisted\r\n"
 _GONE = b"550 5.1.1 <%s>: Recipient address rejected: User unknown in virtual mailbox table\r\n"
@@ -88,6 +100,7 @@ class Sink:
         self.smtp_port = config.smtp_port
         self.dns_port = config.dns_port
         self.greylisted: set[bytes] = set()
+        self.way = DelayLine(self.loop, config.rtt_s, time.monotonic)
 
     async def start(self) -> None:
         """Listen on every host's address and, for DNS, at 127.0.0.1."""
@@ -162,12 +175,8 @@ class SmtpConnection(asyncio.Protocol):
         verb = line[:4].upper()
         if verb == b"RCPT":
             return self._recipient(line)
-        if verb == b"EHLO":
-            return _EHLO
-        if verb in (b"MAIL", b"RSET", b"NOOP", b"HELO"):
-            return b"250 2.1.0 Ok\r\n"
-        if verb == b"QUIT":
-            return b"221 2.0.0 Bye\r\n"
+        if (said := _SAID.get(verb)) is not None:
+            return said
         self._errors += 1
         return b"502 5.5.2 Error: command not recognized\r\n"
 
@@ -197,11 +206,13 @@ class SmtpConnection(asyncio.Protocol):
     def _answer(self, data: bytes, pause_s: float = 0.0) -> None:
         """Send ``data`` when it is time, or close the connection."""
         rtt_s = self._sink.config.rtt_s
-        if not (rtt_s or pause_s or self._due):
+        if pause_s or self._due:
+            self._due = max(self._due + TICK_S, self._sink.loop.time() + pause_s)
+            self._sink.loop.call_at(self._due + rtt_s, self._send, data)
+        elif rtt_s:
+            self._sink.way.put(self._send, data)
+        else:
             self._send(data)
-            return
-        self._due = max(self._due + TICK_S, self._sink.loop.time() + pause_s)
-        self._sink.loop.call_at(self._due + rtt_s, self._send, data)
 
     def _send(self, data: bytes) -> None:
         if not data:
@@ -237,21 +248,28 @@ class DnsEndpoint:
                     self._answer(answer, client)
 
     def _answer(self, answer: bytes, client: tuple[str, int]) -> None:
-        if rtt_s := self._sink.config.rtt_s:
-            self._sink.loop.call_later(rtt_s, self._send, answer, client)
+        if self._sink.config.rtt_s:
+            self._sink.way.put(self._send, (answer, client))
         else:
-            self._send(answer, client)
+            self._send((answer, client))
 
-    def _send(self, answer: bytes, client: tuple[str, int]) -> None:
+    def _send(self, answer: tuple[bytes, tuple[str, int]]) -> None:
         with contextlib.suppress(OSError):  # whoever has gone meanwhile needs no answer
-            self._socket.sendto(answer, client)
+            self._socket.sendto(*answer)
 
 
 def answer_query(query: bytes, hosts: int = PROVIDERS) -> bytes | None:
     """The response to one query (RFC 1035 section 4); None for what is none. ``hosts``: as in :class:`SinkConfig`."""
+    answer = _answer_to(query[12:], hosts)
+    return query[:2] + answer if answer is not None else None
+
+
+@lru_cache(maxsize=QUESTIONS)
+def _answer_to(question: bytes, hosts: int) -> bytes | None:
+    """All of the response but its id; ``question`` is all of the query but its header."""
     try:
-        labels, end = _labels(query)
-        kind, _ = struct.unpack_from("!HH", query, end)
+        labels, end = _labels(question)
+        kind, _ = struct.unpack_from("!HH", question, end)
     except (IndexError, struct.error, UnicodeDecodeError):
         return None
     name = ".".join(labels).lower()
@@ -262,16 +280,16 @@ def answer_query(query: bytes, hosts: int = PROVIDERS) -> bytes | None:
     elif provider is not None and kind == _A and name == exchanger(provider):
         data = bytes(int(part) for part in host_address(provider % hosts if hosts else provider).split("."))
     flags = 0x8580 | (0 if provider is not None else 3)
-    header = query[:2] + struct.pack("!HHHHH", flags, 1, 1 if data else 0, 0, 0)
+    header = struct.pack("!HHHHH", flags, 1, 1 if data else 0, 0, 0)
     record = struct.pack("!HHHIH", 0xC00C, kind, 1, TTL_S, len(data)) + data if data else b""
-    return header + query[12 : end + 4] + record
+    return header + question[: end + 4] + record
 
 
-def _labels(query: bytes) -> tuple[list[str], int]:
+def _labels(question: bytes) -> tuple[list[str], int]:
     """The labels of the question's name, and where its type stands."""
-    labels, at = [], 12
-    while length := query[at]:
-        labels.append(query[at + 1 : at + 1 + length].decode("ascii"))
+    labels, at = [], 0
+    while length := question[at]:
+        labels.append(question[at + 1 : at + 1 + length].decode("ascii"))
         at += 1 + length
     return labels, at + 1
 
@@ -292,6 +310,7 @@ async def serve(make: Callable[[], Sink]) -> None:
     loop = asyncio.get_running_loop()
     sink = make()
     await sink.start()
+    settle_collector()
     _say({"smtp_port": sink.smtp_port, "dns_port": sink.dns_port})
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -304,4 +323,4 @@ def _say(what: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(lambda: Sink(SinkConfig(**json.loads(sys.argv[1])))))
+    uvloop.run(serve(lambda: Sink(SinkConfig(**json.loads(sys.argv[1])))))

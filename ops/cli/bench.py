@@ -14,7 +14,7 @@ from ops.bench import namespace, page, peers
 from ops.bench import soak as soak_bench
 from ops.bench.contest import ContestError
 from ops.bench.lists import LISTS
-from ops.bench.run import SWEEP, Plan, measure
+from ops.bench.run import SWEEP, WIDE, Plan, measure
 from ops.brokers.base import BrokerError
 from ops.brokers.embedded import Embedded, embedded
 from ops.brokers.real import broker as real_broker
@@ -70,6 +70,7 @@ def engine(  # noqa: PLR0917
         rtt_s=rtt_ms / 1000,
         sessions=sessions,
         processes=1 if quick else os.cpu_count() or 1,
+        wide=0 if quick else WIDE,
         ports=ON_THEIR_PORTS if rivals else (0, 0),
         postfix=postfix,
         extras=not quick,

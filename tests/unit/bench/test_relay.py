@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from ops.bench.relay import Client, DelayLine, Server, upstream_address
+from ops.bench.delay import DelayLine
+from ops.bench.relay import Client, Server, upstream_address
 from ops.bench.sink import Counters
 
 
