@@ -5,10 +5,10 @@ against. What we could not learn is ``unknown``, never a word about the address.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, lru_cache
 from types import MappingProxyType
+from typing import NamedTuple
 
 from schemas.result import Evidence, Finding, Flags, PastAttempt, Timing
 from schemas.vocabulary import RETRYABLE, VERDICTS, Depth, Reason, Stage, Verdict
@@ -56,8 +56,7 @@ PENALTIES: Mapping[Reason, int] = MappingProxyType(
 ``unknown`` and from 100 for the others, whether or not the operator lets the flag decide."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Decision:
+class _Decision(NamedTuple):
     """The reason that the evidence gives before any flag, and how it was found."""
 
     reason: Reason
@@ -253,8 +252,11 @@ def _flags_of(*values: bool | None) -> Flags:
 
 
 def _timing(route: MailRoute | None, probe: Probe | None) -> Timing:
-    return Timing(
-        queued_ms=probe.queued_ms if probe else 0,
-        dns_ms=route.elapsed_ms if route else 0,
-        smtp_ms=probe.smtp_ms if probe else 0,
-    )
+    dns_ms = route.elapsed_ms if route else 0
+    return _timing_of(probe.queued_ms, dns_ms, probe.smtp_ms) if probe else _timing_of(0, dns_ms, 0)
+
+
+@lru_cache(maxsize=4096)
+def _timing_of(queued_ms: int, dns_ms: int, smtp_ms: int) -> Timing:
+    """Addresses that were asked in one write share it."""
+    return Timing(queued_ms=queued_ms, dns_ms=dns_ms, smtp_ms=smtp_ms)

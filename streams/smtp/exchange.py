@@ -17,6 +17,7 @@ from streams.smtp.replies import Reply
 from streams.smtp.session import Ended, Session, Verb, line, mail_line, rcpt_line
 
 _TOO_MANY = frozenset({"4.5.3", "5.5.3"})
+_FULL = (452, 552)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,11 @@ class Step(NamedTuple):
 
 def too_many(reply: Reply) -> bool:
     """True for "too many recipients" (RFC 5321 section 4.5.3.1.10): no word about the recipient that it answers."""
-    if reply.positive:
-        return False
+    if reply.positive or (reply.code not in _FULL and ".5.3" not in reply.text):
+        return False  # nearly always
     if reply.enhanced is not None:
         return reply.enhanced in _TOO_MANY
-    return reply.code in (452, 552) and "too many recipients" in reply.text.lower()
+    return reply.code in _FULL and "too many recipients" in reply.text.lower()
 
 
 _ADDRESSES = re.compile(r"<[^<>]*>|\S*@\S*")
@@ -79,9 +80,9 @@ def _own_words(reply: Reply) -> str:
 _SUBJECT = re.compile(r"(?:[245]\.\d{1,3}\.\d{1,3} +)?<([^<>]+@[^<>]+)>")
 
 
-def _subject(reply: Reply) -> str | None:
+def _subject(text: str) -> str | None:
     """Whom a reply is about, where it begins with that, as Postfix's refusals and all of Sendmail's replies do."""
-    found = _SUBJECT.match(reply.lines[0]) if "@" in reply.lines[0] else None
+    found = _SUBJECT.match(text)
     return found[1].lower() if found else None
 
 
@@ -206,10 +207,10 @@ class Exchange:
         """Take what came from the socket; nothing: the server has closed."""
         for verb, reply in self._session.receive(data):
             step = self._sent.pop()
-            first = self._session.usage.answered <= (verb is Verb.RCPT)
-            self.told_off |= reply.code == 421 and first
+            if reply.code == 421:
+                self.told_off |= self._session.usage.answered <= (verb is Verb.RCPT)
             self._void |= self.pipelined and out_of_step(reply)
-            if self._is_for_another(step, reply):
+            if "@" in reply.lines[0] and self._is_for_another(step, reply):
                 self._session.lose_step(f"the reply to another command: {reply}")
             if verb is Verb.MAIL:
                 self._take_mail(reply)
@@ -250,8 +251,12 @@ class Exchange:
 
     def _is_for_another(self, step: Step, reply: Reply) -> bool:
         """It begins with the address of somebody else that was asked for: one reply was too many, or too few."""
-        subject = _subject(reply)
-        if subject is None or (step.verb is Verb.RCPT and self._recipients[step.place].lower() == subject):
+        own = self._recipients[step.place] if step.verb is Verb.RCPT else ""
+        text = reply.lines[0]
+        if own and text.startswith(f"<{own}>", text.find("<")):
+            return False  # nearly always
+        subject = _subject(text)
+        if subject is None or own.lower() == subject:
             return False
         asked = {address.lower() for address in (*self._recipients, self._asked_before)}
         return subject in asked and subject != self._sender.lower()
@@ -264,6 +269,9 @@ class Exchange:
         self.heard += 1
         self.refused += not reply.positive
         if self._mail is not None:
+            return
+        if reply.positive:
+            self._replies[step.place] = reply
             return
         if self._fitted is None and step.ordinal and too_many(reply):
             self._fitted = step.ordinal

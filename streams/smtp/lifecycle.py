@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from streams.smtp.breaker import BreakerState
 from streams.smtp.hosts import Host
@@ -67,8 +67,7 @@ TRANSITIONS: Mapping[Life, Mapping[Life, str]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One change of one connection. ``time`` is the pool's clock; ``host`` is None until one was dialled."""
 
     time: float
@@ -101,8 +100,7 @@ class Kind(StrEnum):
     place of one that the network failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(NamedTuple):
     """What happened to a provider, beside the changes of its connections. ``seconds``: how long it took, where told."""
 
     time: float

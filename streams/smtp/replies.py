@@ -1,16 +1,15 @@
 """A server's reply (RFC 5321 section 4.2) as a value, and the parser that makes replies of bytes."""
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from streams.smtp.errors import RemoteProtocolError
 
 _ENHANCED = re.compile(r"^([245]\.\d{1,3}\.\d{1,3})(?=\s|$|[^\d.])")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """One reply: its code and the text of each of its lines, without code, separator and line end."""
 
     code: int

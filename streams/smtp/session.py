@@ -218,11 +218,11 @@ class Session:
             self.surplus = reply.code != 421
             self.end(Ended.PROTOCOL if self.surplus else Ended.CLOSED, f"a reply that nobody asked for: {reply}")
             return
-        verb = self._in_flight.pop(0)
+        verb, refused = self._in_flight.pop(0), reply.code >= 400
         answers.append((verb, reply))
-        self.usage.errors += reply.code >= 400
+        self.usage.errors += refused
         self.usage.answered += verb is Verb.RCPT
-        self.state = TRANSITIONS[self.state, verb][not reply.positive]
+        self.state = TRANSITIONS[self.state, verb][refused]
         if reply.code == 421:
             self.end(Ended.CLOSED, str(reply))
         elif self.state is State.ENDED:
