@@ -43,6 +43,11 @@ class Brake:
         self._clock = clock
         self._rows: OrderedDict[_Key, _Row] = OrderedDict()
 
+    @property
+    def idle(self) -> bool:
+        """Nothing has come of late that was about us: nobody is held."""
+        return not self._rows
+
     def useful(self, provider: str, domain: str) -> None:
         """A mailbox was spoken of: the row begins anew."""
         if self._rows:

@@ -93,19 +93,19 @@ def classify(
         hides_mailboxes=hides_mailboxes,
         opted_out=opted_out,
     )
-    flagged = _flagged(prepared, probe)
-    reasons = _reasons(decision.reason, flagged, risky)
+    reasons = _reasons(decision.reason, _flagged(prepared, probe), risky)
+    outcome = _outcome_of(reasons)
     return Finding(
         normalized=prepared.normalized,
         ascii_address=prepared.ascii_address,
         domain=prepared.domain or None,
         suggestion=prepared.suggestion,
-        verdict=VERDICTS[reasons[0]],
+        verdict=outcome.verdict,
         reason=reasons[0],
         reasons=reasons,
-        score=score_of(reasons),
+        score=outcome.score,
         flags=_flags(prepared, probe, decision.reason, hides_mailboxes),
-        retryable=reasons[0] in RETRYABLE,
+        retryable=outcome.retryable,
         attempt=attempt,
         evidence=decision.evidence,
         attempts=tuple(past),
@@ -130,6 +130,19 @@ def past_of(finding: Finding) -> PastAttempt:
         text=evidence.text,
         at=finding.checked_at,
     )
+
+
+class _Outcome(NamedTuple):
+    """What follows from the reasons alone."""
+
+    verdict: Verdict
+    score: int
+    retryable: bool
+
+
+@cache
+def _outcome_of(reasons: tuple[Reason, ...]) -> _Outcome:
+    return _Outcome(VERDICTS[reasons[0]], score_of(reasons), reasons[0] in RETRYABLE)
 
 
 @cache
@@ -221,6 +234,8 @@ def _flagged(prepared: Prepared, probe: Probe | None) -> tuple[Reason, ...]:
 
 def _reasons(decided: Reason, flagged: tuple[Reason, ...], risky: frozenset[Reason]) -> tuple[Reason, ...]:
     """All that applied, the deciding one first."""
+    if not flagged:
+        return (decided,)
     deciding = [flag for flag in flagged if flag in risky]
     if not deciding or decided not in (Reason.MAILBOX_ACCEPTED, Reason.NOT_PROBED):
         return (decided, *flagged)

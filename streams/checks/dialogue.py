@@ -198,14 +198,15 @@ class Prober:
         """One write and its replies; ``used``: the session has answered before. False when it is of no more use."""
         if self._pool.blocked(queue.provider):
             return False
-        one_domain = connection.policy.domains_per_transaction == 1
-        chunk = queue.take(connection.room, hosts, connection.key[0], one_domain=one_domain)
+        one_domain, room = connection.policy.domains_per_transaction == 1, connection.room
+        chunk = queue.take(room, hosts, connection.key[0], one_domain=one_domain)
         if not chunk:
             return False
         chunk = self._unheld(queue, chunk)
         if not chunk:
             return True
-        chunk = self._with_impossible(queue, chunk, connection)
+        if len(chunk) < min(room, SMALL):
+            chunk = self._with_impossible(queue, chunk, min(room, SMALL))
         now = self._clock()
         for job in chunk:
             job.taken_at = job.taken_at or now
@@ -221,8 +222,10 @@ class Prober:
         self._staff(queue)  # the provider may have earned one session more
         return answers.ended is None and connection.room > 0 and not self._overstaffed(queue)
 
-    def _unheld(self, queue: ProviderQueue, chunk: Sequence[Job]) -> list[Job]:
+    def _unheld(self, queue: ProviderQueue, chunk: list[Job]) -> list[Job]:
         """Those of a chunk that may be asked; the others hear at once what holds them back."""
+        if self._brake.idle:
+            return chunk
         free = []
         for job in chunk:
             if (held := self._brake.held(queue.provider, job.domain)) is None:
@@ -233,14 +236,11 @@ class Prober:
 
     # -- the recipient that can't exist ---------------------------------------------------------------------------
 
-    def _with_impossible(self, queue: ProviderQueue, chunk: list[Job], connection: AsyncSMTPConnection) -> list[Job]:
+    def _with_impossible(self, queue: ProviderQueue, chunk: list[Job], room: int) -> list[Job]:
         """A small job carries the impossible recipient of its domain in the same write: one round trip fewer."""
-        room = min(connection.room, SMALL) - len(chunk)
-        if room <= 0:
-            return chunk
         wanted = {job.domain: job for job in chunk if job.batch is not None and job.probe_wanted}
         unknown = [job for job in wanted.values() if self._must_ask(queue, job.domain)]
-        return chunk + [self._impossible(queue, job) for job in unknown[:room]]
+        return chunk + [self._impossible(queue, job) for job in unknown[: room - len(chunk)]]
 
     def _must_ask(self, queue: ProviderQueue, domain: str) -> bool:
         return domain not in queue.asking and self._memory.get(domain) is None
@@ -272,7 +272,7 @@ class Prober:
             return
         unanswered: list[tuple[Job, Reply | None]] = []
         for job, reply in zip(chunk, answers.replies, strict=True):
-            if reply is None or _about_session(reply, first=job is chunk[0] and not used):
+            if reply is None or (reply.code >= 400 and _about_session(reply, first=job is chunk[0] and not used)):
                 unanswered.append((job, reply))
             else:
                 self._answered(queue, connection, job, reply)
@@ -305,10 +305,10 @@ class Prober:
 
     def _answered(self, queue: ProviderQueue, connection: AsyncSMTPConnection, job: Job, reply: Reply) -> None:
         meaning = match(reply, Stage.RCPT, job.address)
-        reason = meaning.reason
+        reason, positive = meaning.reason, reply.positive
         queue.answered += 1
-        queue.refused += not reply.positive
-        refused = not reply.positive and reason is Reason.MAILBOX_NOT_FOUND
+        queue.refused += not positive
+        refused = not positive and reason is Reason.MAILBOX_NOT_FOUND
         if reply.code == 421 or reason in ABOUT_US:
             self._brake.useless(queue.provider, job.domain, self._of(connection, Stage.RCPT, reply))
             self._report(queue.provider, job.domain, reply, Stage.RCPT, connection.way)
@@ -317,7 +317,7 @@ class Prober:
             self._brake.useful(queue.provider, job.domain)
         if job.batch is None:
             queue.asking.discard(job.domain)
-            accepts = True if reply.positive else False if refused else None
+            accepts = True if positive else False if refused else None
             self._learn(queue, job.domain, CatchAll(accepts, reply))
             return
         known = self._memory.get(job.domain)
@@ -325,7 +325,7 @@ class Prober:
             known = CatchAll(False, reply)
             self._learn(queue, job.domain, known)
         probe = self._of(connection, Stage.RCPT, reply, job=job, catch_all=known, meaning=meaning)
-        if reply.positive and job.probe_wanted and known is None:
+        if positive and job.probe_wanted and known is None:
             queue.accepted.setdefault(job.domain, []).append((job, probe))
         else:
             job.settle(probe)
@@ -349,7 +349,9 @@ class Prober:
         stage: Stage = Stage.RCPT,
     ) -> None:
         """Queue what has no answer once more, and blame who may have ended the session: the first, or all."""
-        if unanswered and not progressed and answers.ended:
+        if not unanswered:
+            return
+        if not progressed and answers.ended:
             first, reply = unanswered[0]
             failure = None if reply else FAILURES[answers.ended]
             dead = self._of(connection, stage, reply, failure=failure, detail=answers.detail)

@@ -138,9 +138,9 @@ def without_addresses(reply: Reply, asked: str = "") -> Reply:
 
     ``asked`` is the address that it most likely names.
     """
-    if not any("@" in line for line in reply.lines):
+    if "@" not in reply.text:
         return reply
-    return Reply(reply.code, tuple(_without_addresses(line, asked) for line in reply.lines))
+    return Reply(reply.code, tuple([_without_addresses(line, asked) for line in reply.lines]))
 
 
 def _without_addresses(line: str, asked: str) -> str:

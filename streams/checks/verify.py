@@ -107,7 +107,9 @@ class Verifier:
         for index, text in addresses:
             prepared = self.precheck(text)
             domain = by_domain.setdefault(prepared.domain, {})
-            asked = domain.setdefault(prepared.address or text, _Asked(prepared, []))
+            asked = domain.get(prepared.address or text)
+            if asked is None:
+                asked = domain[prepared.address or text] = _Asked(prepared, [])
             asked.positions.append((index, text))
         return [list(domain.values()) for domain in by_domain.values()]
 
@@ -125,7 +127,8 @@ class Verifier:
                 if finding.retryable and delay is not None:
                     later.append(replace(asked, past=(*asked.past, past_of(finding))))
                 else:
-                    answers += [(index, text, finding) for index, text in asked.positions]
+                    for index, text in asked.positions:
+                        answers.append((index, text, finding))
             group = later
             if group and delay is not None:
                 await self.sleep(delay)
@@ -133,21 +136,21 @@ class Verifier:
 
     async def _attempt(self, group: list[_Asked], depth: Depth, attempt: int, way: str | None) -> list[Finding]:
         """One finding for each of a domain's addresses."""
-        begun = self.now()
-        known = [sandbox.finding(asked.prepared, begun) for asked in group]
-        open_questions = [asked.prepared for asked, finding in zip(group, known, strict=True) if finding is None]
-        route = await self._route(open_questions[0], depth) if open_questions else None
+        prepared = [asked.prepared for asked in group]
+        if sandbox.is_sandbox(prepared[0]):
+            begun = self.now()
+            return [finding for each in prepared if (finding := sandbox.finding(each, begun)) is not None]
+        route = await self._route(prepared[0], depth)
         provider = provider_of(route) if route and route.has_hosts else None
-        opted_out = provider is not None and self.opted_out(open_questions[0].domain)
-        probes = iter(await self._probes(route, None if opted_out else provider, open_questions, depth, way))
+        opted_out = provider is not None and self.opted_out(prepared[0].domain)
+        probes = await self._probes(route, None if opted_out else provider, prepared, depth, way)
         hides_mailboxes = provider is not None and traits_of(provider).hides_mailboxes
         ended = self.now()
         return [
-            finding
-            or classify(
+            classify(
                 asked.prepared,
                 route,
-                next(probes),
+                probe,
                 provider=provider,
                 depth=depth,
                 risky=self.risky,
@@ -157,7 +160,7 @@ class Verifier:
                 past=asked.past,
                 opted_out=opted_out,
             )
-            for asked, finding in zip(group, known, strict=True)
+            for asked, probe in zip(group, probes, strict=True)
         ]
 
     async def _route(self, prepared: Prepared, depth: Depth) -> MailRoute | None:

@@ -242,11 +242,12 @@ class Exchange:
 
     def _say(self, step: Step) -> bool:
         """One at a time, a refused MAIL or a full transaction makes the RCPTs behind it pointless: false."""
-        if step.verb is Verb.RCPT and (self._fitted is not None or not self._session.in_transaction):
-            return False
-        self._session.say(step.verb, domain=step.domain, smtputf8=self._smtputf8)
+        session = self._session
         if step.verb is Verb.RCPT:
-            self._session.last_recipient = self._recipients[step.place]
+            if self._fitted is not None or not session.in_transaction:
+                return False
+            session.last_recipient = self._recipients[step.place]
+        session.say(step.verb, domain=step.domain, smtputf8=self._smtputf8)
         return True
 
     def _is_for_another(self, step: Step, reply: Reply) -> bool:

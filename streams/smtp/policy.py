@@ -362,7 +362,8 @@ class Usage:
 
 def transaction_limit(policy: ProviderPolicy, learned: Learned) -> int:
     """RCPTs that one transaction may carry."""
-    return min(policy.rcpt_per_transaction, learned.rcpt_per_transaction or policy.rcpt_per_transaction)
+    fitted, limit = learned.rcpt_per_transaction, policy.rcpt_per_transaction
+    return fitted if fitted and fitted < limit else limit
 
 
 def error_budget(policy: ProviderPolicy, learned: Learned) -> int:
@@ -382,11 +383,10 @@ def nonmail_left(policy: ProviderPolicy, usage: Usage) -> int | None:
 
 def retire_cause(policy: ProviderPolicy, usage: Usage, learned: Learned) -> str | None:
     """Why the session shall ask nothing more, or None when it may go on."""
-    left = errors_left(policy, usage, learned)
-    if left is not None and left < policy.min_errors_left:
+    if policy.error_budget and error_budget(policy, learned) - usage.errors < policy.min_errors_left:
         return "error budget"
-    full = usage.recipients >= transaction_limit(policy, learned)
-    if usage.spent or (full and nonmail_left(policy, usage) == 0):
+    spent = policy.nonmail_budget and usage.nonmail >= policy.nonmail_budget
+    if usage.spent or (spent and usage.recipients >= transaction_limit(policy, learned)):
         return "nonmail budget"
     return None
 
@@ -437,8 +437,10 @@ def chunk_size(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int:
         return 0
     limit = transaction_limit(policy, learned)
     resets = nonmail_left(policy, usage)
-    room = max(0, limit - usage.recipients) + limit * (1 if resets is None else resets)
-    return min(size for size in (room, _write_size(policy, usage, learned), learned.batch) if size is not None)
+    size = max(0, limit - usage.recipients) + limit * (1 if resets is None else resets)
+    if (errors := _write_size(policy, usage, learned)) is not None and errors < size:
+        size = errors
+    return size if learned.batch is None else min(size, learned.batch)
 
 
 def may_check(policy: ProviderPolicy, usage: Usage) -> bool:

@@ -12,6 +12,7 @@ Rules
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 
 from streams.smtp.errors import LocalProtocolError, RemoteProtocolError
@@ -70,7 +71,8 @@ TRANSITIONS: Mapping[tuple[State, Verb], tuple[State, State]] = MappingProxyType
     }
 )
 
-_SAYABLE = frozenset(TRANSITIONS) - {(State.READY, Verb.RCPT)}
+_HOPED = {change: hoped for change, (hoped, _) in TRANSITIONS.items() if change != (State.READY, Verb.RCPT)}
+"""Where a command that may be said leads, if all goes well."""
 
 
 def path(address: str) -> str:
@@ -101,6 +103,7 @@ def line(command: str, *, smtputf8: bool = False) -> bytes:
     return encoded
 
 
+@lru_cache(maxsize=256)
 def mail_line(sender: str, *, smtputf8: bool = False) -> bytes:
     """``MAIL FROM``, with the parameter that RFC 6531 wants where an address of the transaction is not ASCII."""
     return line(f"MAIL FROM:{path(sender)}" + (" SMTPUTF8" if smtputf8 else ""), smtputf8=smtputf8)
@@ -161,10 +164,11 @@ class Session:
 
         :raises LocalProtocolError: the command has no place here, or the session has ended.
         """
-        if self.ended or (self._ahead, verb) not in _SAYABLE:
+        hoped = _HOPED.get((self._ahead, verb))
+        if self.ended or hoped is None:
             raise LocalProtocolError(f"{verb} in a session that is {self.ended or self._ahead}")
         self._in_flight.append(verb)
-        self._ahead = TRANSITIONS[self._ahead, verb][0]
+        self._ahead = hoped
         if verb is Verb.RCPT:
             self.usage.recipients += 1
             self.usage.domains.add(domain)

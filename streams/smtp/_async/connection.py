@@ -149,9 +149,10 @@ class AsyncSMTPConnection:
             smtputf8=smtputf8,
             fresh=fresh,
         )
-        if not exchange.planned:
+        planned = exchange.planned
+        if not planned:
             return Answers(None, (None,) * len(recipients), None, "a new transaction needs a RSET, and none is left")
-        if not await self._paced(exchange.planned, deadline):
+        if not await self._paced(planned, deadline):
             return Answers(None, (None,) * len(recipients), None, "the provider may not be asked so much in time")
         if not self.alive():
             return self._nothing(len(recipients))

@@ -41,6 +41,9 @@ from streams.smtp.tls import unverified_context
 from streams.smtp.ways import Proxy, Way
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9.-]{1,253}")
+_UNREAD_NAME = "-"
+"""aiosmtplib reads our name letter by letter, and again when it connects; ours is good (:class:`Identity`)."""
+
 _EHLO_UNKNOWN = frozenset({500, 501, 502, 503, 504})
 """Refusals of EHLO itself, after which HELO is tried (RFC 5321 section 4.1.1.1); any other is about us."""
 
@@ -146,7 +149,7 @@ class _Opening:
         self.client = SMTP(
             hostname=host.address,
             port=host.port,
-            local_hostname=way.identity.helo,
+            local_hostname=_UNREAD_NAME,
             source_address=(source, 0) if source is not None else None,
             timeout=step_timeout_s,
             start_tls=False,
@@ -160,6 +163,7 @@ class _Opening:
                 await self.client.connect()
             else:
                 await self._connect_through(self.way.proxy)
+            self.client.local_hostname = self.way.identity.helo
         except SMTPResponseException as error:
             self.stage = Stage.BANNER
             raise self._refused(error) from error
