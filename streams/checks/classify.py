@@ -196,20 +196,51 @@ def _probed(probe: Probe, provider: str | None, hides_mailboxes: bool) -> _Decis
 
 
 def _smtp_evidence(probe: Probe, provider: str | None, found: Match | None) -> Evidence:
-    reply = probe.reply
+    named = whole_provider(probe.provider) if probe.provider else provider
+    # Who is accepted is told the same as the next one of its domain; a refusal names its address.
+    make = _shared_evidence if probe.reply is not None and probe.reply.positive else _evidence
+    return make(
+        probe.stage,
+        probe.reply,
+        probe.detail,
+        probe.mx_host,
+        probe.mx_address,
+        named,
+        found.rule if found else None,
+        probe.catch_all_reply,
+        probe.cached,
+        probe.way,
+    )
+
+
+def _evidence(  # noqa: PLR0917  a cache reads positional arguments sooner
+    stage: Stage,
+    reply: Reply | None,
+    detail: str,
+    mx_host: str | None,
+    mx_address: str | None,
+    provider: str | None,
+    rule: str | None,
+    catch_all: Reply | None,
+    cached: bool,
+    way: str,
+) -> Evidence:
     return Evidence(
-        stage=probe.stage,
-        mx_host=probe.mx_host,
-        mx_address=probe.mx_address,
-        provider=whole_provider(probe.provider) if probe.provider else provider,
+        stage=stage,
+        mx_host=mx_host,
+        mx_address=mx_address,
+        provider=provider,
         smtp_code=(reply.code or None) if reply else None,
         enhanced_code=enhanced_of(reply) if reply else None,
-        text=printable(reply.text if reply else probe.detail) or None,
-        rule=found.rule if found else None,
-        catch_all_probe=_whole(probe.catch_all_reply) if probe.catch_all_reply else None,
-        cached=probe.cached,
-        way=probe.way or None,
+        text=printable(reply.text if reply else detail) or None,
+        rule=rule,
+        catch_all_probe=_whole(catch_all) if catch_all else None,
+        cached=cached,
+        way=way or None,
     )
+
+
+_shared_evidence = lru_cache(maxsize=4096)(_evidence)
 
 
 @lru_cache(maxsize=4096)

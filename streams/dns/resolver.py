@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from streams.dns.answers import MailHost, MailRoute, RouteKind
+from streams.dns.burst import Room
 from streams.dns.cache import DOMAINS, FlightCache
 from streams.dns.nameservers import name_servers
 from streams.dns.networks import may_be_dialled, parse_networks
@@ -72,7 +73,7 @@ class MailResolver:
         self._clock = clock
         self._rng = rng or random.Random()
         self._on_query = on_query
-        self._turns = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._turns = Room(MAX_IN_FLIGHT)
         self._exchanges = FlightCache(self._load_exchanges, size=cache_size, clock=clock)
         self._hosts = FlightCache(self._load_host, size=cache_size, clock=clock)
 
@@ -189,9 +190,12 @@ class MailResolver:
         return Answer(Status.SERVFAIL, name, detail=f"{name} leads through more than {MAX_ALIASES} CNAME records")
 
     async def _query(self, name: str, rdtype: RecordType) -> Answer:
-        async with self._turns:
-            started = self._clock()
+        await self._turns.enter()
+        started = self._clock()
+        try:
             answer = await self._transport.query(name, rdtype)
+        finally:
+            self._turns.leave()
         if self._on_query is not None:
             self._on_query(name, rdtype.name, answer.status.value, self._clock() - started)
         return answer

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from streams.dns.burst import Burst
+from streams.dns.burst import Burst, Room
 
 
 class Asking:
@@ -70,3 +70,32 @@ async def test_who_is_cancelled_gives_its_room_back() -> None:
     assert asking.sent == 2
     tasks[2].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_who_is_called_and_cancelled_at_once_calls_the_next() -> None:
+    room, entered = Room(1), []
+
+    async def enter(name: str) -> None:
+        await room.enter()
+        entered.append(name)
+
+    await room.enter()
+    tasks = [asyncio.create_task(enter(name)) for name in ("first", "second")]
+    await settled()
+    room.leave()
+    tasks[0].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert entered == ["second"]
+    room.leave()
+    await asyncio.wait_for(room.enter(), 1)
+
+
+async def test_who_gives_up_while_it_waits_takes_no_place() -> None:
+    room = Room(1)
+    await room.enter()
+    waiting = asyncio.create_task(room.enter())
+    await settled()
+    waiting.cancel()
+    await settled()
+    room.leave()
+    await asyncio.wait_for(room.enter(), 1)
