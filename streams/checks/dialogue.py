@@ -136,7 +136,7 @@ class Prober:
 
     def _staff(self, queue: ProviderQueue) -> None:
         """As many sessions as the waiting addresses call for, within the lane's share of the provider's limit."""
-        while queue.sessions < min(self._share(queue), queue.sessions_wanted):
+        while queue.sessions < queue.sessions_wanted and queue.sessions < self._share(queue):
             queue.sessions += 1
             task = asyncio.get_running_loop().create_task(self._serve(queue))
             self._tasks.add(task)
@@ -147,7 +147,7 @@ class Prober:
 
     def _overstaffed(self, queue: ProviderQueue) -> bool:
         """The provider bears fewer sessions than it did: those beyond its share would keep the other lane waiting."""
-        return queue.sessions > max(1, self._share(queue))
+        return queue.sessions > 1 and queue.sessions > self._share(queue)
 
     async def _serve(self, queue: ProviderQueue) -> None:
         try:

@@ -63,10 +63,10 @@ def provider_of(route: MailRoute, overrides: Mapping[str, str] | None = None) ->
     if not route.has_hosts:
         return ""
     preferred = _preferred(route.hosts)
-    for table in (overrides or {}, directory().by_suffix):
-        for host in preferred:
-            if name := _listed(host.name, table):
-                return name
+    if overrides and (name := next(filter(None, (_listed(host.name, overrides) for host in preferred)), None)):
+        return name
+    if name := next(filter(None, (_known(host.name) for host in preferred)), None):
+        return name
     host = preferred[0]
     registrable = _registrable(host.name)
     own = registrable is None or (route.domain.endswith(registrable) and registrable == _registrable(route.domain))
@@ -87,6 +87,12 @@ def _preferred(hosts: tuple[MailHost, ...]) -> list[MailHost]:
 
 def _listed(host: str, table: Mapping[str, str]) -> str | None:
     return next((table[name] for name in suffixes(host) if name in table), None)
+
+
+@lru_cache(maxsize=16_384)
+def _known(host: str) -> str | None:
+    """Who runs a host by the table that comes with mailvet."""
+    return _listed(host, directory().by_suffix)
 
 
 def _numeric(address: str) -> tuple[int, int]:

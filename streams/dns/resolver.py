@@ -144,7 +144,7 @@ class MailResolver:
 
     async def _explicit(self, exchanges: Sequence[Exchange]) -> tuple[RouteKind, tuple[MailHost, ...], str]:
         order = sorted(exchanges, key=lambda each: (each.preference, self._rng.random()))[:MAX_EXCHANGES]
-        found = await asyncio.gather(*(self._hosts.get(each.host) for each in order))
+        found = await self._addresses_of([each.host for each in order])
         hosts = tuple(
             MailHost(each.host, each.preference, host.addresses)
             for each, host in zip(order, found, strict=True)
@@ -155,6 +155,15 @@ class MailResolver:
         if failed := next((host for host in found if host.status.temporary), None):
             return RouteKind.TEMPORARY, (), failed.detail
         return RouteKind.UNROUTABLE, (), _why_unroutable(order, found)
+
+    async def _addresses_of(self, names: Sequence[str]) -> list[_HostAddresses]:
+        """Of all at a time; without a task each where nobody has to be asked, or but one host."""
+        known = [host for name in names if (host := self._hosts.peek(name)) is not None]
+        if len(known) == len(names):
+            return known
+        if len(names) == 1:
+            return [await self._hosts.get(names[0])]
+        return await asyncio.gather(*map(self._hosts.get, names))
 
     async def _load_exchanges(self, name: str) -> tuple[Answer, float]:
         answer = await self._ask(name, RecordType.MX)
