@@ -7,7 +7,7 @@ from functools import lru_cache
 from streams.checks.evidence import Prepared
 from streams.checks.lists import Lists
 from streams.checks.suggest import suggest
-from streams.checks.syntax import Mailbox, Malformed, parse_mailbox
+from streams.checks.syntax import Malformed, parse_mailbox
 from streams.dns.cache import DOMAINS
 
 # RFC 5233 leaves the separator to the site. Elsewhere than after a plus sign nothing tells a tag from a name: a hyphen
@@ -35,19 +35,20 @@ class Precheck:
         if isinstance(mailbox, Malformed):
             return Prepared(input=text, syntax_error=mailbox.sentence)
         facts = self._facts(mailbox.domain)
+        local, domain, normalized, ascii_address, smtputf8 = mailbox
         return Prepared(
             input=text,
-            address=mailbox.ascii_address or mailbox.normalized,
-            normalized=mailbox.normalized,
-            ascii_address=mailbox.ascii_address,
-            local=mailbox.local,
-            domain=mailbox.domain,
-            smtputf8=mailbox.smtputf8,
-            role=self._lists.is_role(mailbox.local),
+            address=ascii_address or normalized,
+            normalized=normalized,
+            ascii_address=ascii_address,
+            local=local,
+            domain=domain,
+            smtputf8=smtputf8,
+            role=self._lists.is_role(local),
             free=facts.free,
             disposable=facts.disposable,
-            alias=_has_tag(mailbox),
-            suggestion=facts.meant and f"{mailbox.local}@{facts.meant}",
+            alias=_TAG in local and _has_tag(local),
+            suggestion=facts.meant and f"{local}@{facts.meant}",
         )
 
     def _look_up(self, domain: str) -> _DomainFacts:
@@ -57,6 +58,6 @@ class Precheck:
         return _DomainFacts(lists.is_free(domain), lists.is_disposable(domain), suggest(domain, lists))
 
 
-def _has_tag(mailbox: Mailbox) -> bool:
+def _has_tag(local: str) -> bool:
     """``user+tag``; a plus sign at either end separates nothing."""
-    return _TAG in mailbox.local.strip(_TAG) and not mailbox.local.startswith('"')
+    return _TAG in local.strip(_TAG) and not local.startswith('"')

@@ -154,7 +154,8 @@ def _join(local: str, domain: _Domain | Malformed) -> Mailbox | Malformed:
     normalized = f"{local}@{domain.unicode}"
     if _octets(normalized) > MAX_ADDRESS_OCTETS or len(domain.ascii) + _octets(local) >= MAX_ADDRESS_OCTETS:
         return Malformed(f"The address is longer than {MAX_ADDRESS_OCTETS} octets.")
-    return Mailbox(local, domain.ascii, normalized, None if smtputf8 else f"{local}@{domain.ascii}", smtputf8)
+    plain = normalized if domain.unicode is domain.ascii else f"{local}@{domain.ascii}"
+    return Mailbox(local, domain.ascii, normalized, None if smtputf8 else plain, smtputf8)
 
 
 def _octets(text: str) -> int:

@@ -109,7 +109,7 @@ class ReplyParser:
     def _take(self, line: bytes) -> Reply | None:
         if len(line) > MAX_LINE:
             raise RemoteProtocolError(f"a reply line of more than {MAX_LINE} octets")
-        code, more, reply = _read(line)
+        code, more, reply = _read(line) if b"@" in line else _remembered(line)
         if not (self._lines or more):
             return reply
         if self._lines and code != self._code:
@@ -125,11 +125,8 @@ class ReplyParser:
         return whole
 
 
-@lru_cache(maxsize=1024)
 def _read(line: bytes) -> tuple[int, bool, Reply]:
     """One line: its code, whether the reply goes on, and the reply that it would be alone.
-
-    Remembered, since a server says the same to most commands.
 
     :raises RemoteProtocolError: it is no reply line.
     """
@@ -137,7 +134,12 @@ def _read(line: bytes) -> tuple[int, bool, Reply]:
     if match is None:
         raise RemoteProtocolError(f"not a reply line: {line[:80]!r}")
     code, separator, text = match.groups()
-    return int(code), separator == b"-", Reply(int(code), (_decode(text or b""),))
+    number = int(code)
+    return number, separator == b"-", Reply(number, (_decode(text or b""),))
+
+
+_remembered = lru_cache(maxsize=1024)(_read)
+"""A server says the same to most commands, but for those lines that name somebody."""
 
 
 def _decode(text: bytes) -> str:
