@@ -112,9 +112,11 @@ class Prober:
         queued_at = self._clock()
         batch = Batch(len(prepared), asyncio.get_running_loop().create_future())
         catch_all_probe = catch_all_probe and traits_of(provider).catch_all_probe_useful
-        hosts, preferred = hosts_of(route, self._port), preferred_of(route)
+        hosts, preferred = hosts_of(route.hosts, self._port), preferred_of(route.hosts)
         way = self._pool.way(provider, source)
-        queue = self._queues.setdefault((provider, lane, way), ProviderQueue(provider, lane, way))
+        queue = self._queues.get((provider, lane, way))
+        if queue is None:
+            queue = self._queues[provider, lane, way] = ProviderQueue(provider, lane, way)
         queue.add(
             Job(p.address, p.domain, not p.address.isascii(), hosts, preferred, queued_at, batch, i, catch_all_probe)
             for i, p in enumerate(prepared)

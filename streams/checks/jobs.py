@@ -4,11 +4,12 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain, islice
 
 from schemas.vocabulary import Lane
 from streams.checks.evidence import Probe
-from streams.dns.answers import MailRoute
+from streams.dns.answers import MailHost
 from streams.smtp.hosts import Host
 
 MAX_HOSTS = 6
@@ -23,15 +24,17 @@ MOST_PER_SESSION = 100
 Hosts = tuple[Host, ...]
 
 
-def hosts_of(route: MailRoute, port: int) -> Hosts:
-    """The addresses of a route, the preferred first."""
-    return tuple(Host(host.name, address, port) for host in route.hosts for address in host.addresses)[:MAX_HOSTS]
+@lru_cache(maxsize=4096)
+def hosts_of(hosts: tuple[MailHost, ...], port: int) -> Hosts:
+    """The addresses of a route's hosts, the preferred first; the same object each time, which is soon compared."""
+    return tuple(Host(host.name, address, port) for host in hosts for address in host.addresses)[:MAX_HOSTS]
 
 
-def preferred_of(route: MailRoute) -> frozenset[str]:
+@lru_cache(maxsize=4096)
+def preferred_of(hosts: tuple[MailHost, ...]) -> frozenset[str]:
     """The addresses of the hosts of the best preference: a session with one of them will do."""
-    best = min((host.preference for host in route.hosts), default=0)
-    return frozenset(address for host in route.hosts if host.preference == best for address in host.addresses)
+    best = min((host.preference for host in hosts), default=0)
+    return frozenset(address for host in hosts if host.preference == best for address in host.addresses)
 
 
 class Batch:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class RouteKind(StrEnum):
@@ -15,8 +16,7 @@ class RouteKind(StrEnum):
     TEMPORARY = "temporary"
 
 
-@dataclass(frozen=True, slots=True)
-class MailHost:
+class MailHost(NamedTuple):
     """One exchanger with its addresses; those that may not be dialled are left out."""
 
     name: str

@@ -1,8 +1,7 @@
 """The seam to the network: one question to one set of name servers, one answer; no failure is an exception."""
 
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class RecordType(IntEnum):
@@ -29,16 +28,14 @@ class Status(StrEnum):
         return self in (Status.SERVFAIL, Status.REFUSED, Status.TIMEOUT)
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """One MX record; ``host`` is lower case without the final dot, and empty for the root (RFC 7505)."""
 
     preference: int
     host: str
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """An answer. ``ttl`` in seconds: of the records, or of the denial (RFC 2308); null where none was said.
 
     ``canonical`` is the name at the end of the CNAME chain, the asked name itself where there is no chain.

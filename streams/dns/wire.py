@@ -1,9 +1,9 @@
 """DNS messages as bytes (RFC 1035 section 4, RFC 6891): the few parts that mail routing needs, read strictly."""
 
 import struct
-from dataclasses import dataclass
 from ipaddress import IPv6Address
 from socket import inet_ntoa
+from typing import NamedTuple
 
 from streams.dns.transport import Answer, Exchange, RecordType, Status
 
@@ -32,8 +32,7 @@ class BadMessage(ValueError):
     """Bytes that are not a DNS message."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What was read of one response."""
 
     ident: int
@@ -42,8 +41,7 @@ class Message:
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
+class _Record(NamedTuple):
     name: str
     rdtype: int
     ttl: int

@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import pytest
 
@@ -47,7 +46,7 @@ class Script:
         if answer is None:
             known = any(key[0] == name for key in self.answers)
             answer = NODATA if known else NXDOMAIN
-        return replace(answer, canonical=answer.canonical or name)
+        return answer._replace(canonical=answer.canonical or name)
 
     async def aclose(self) -> None:
         self.closed = True
