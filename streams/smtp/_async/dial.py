@@ -236,6 +236,10 @@ class _Opening:
     def transport(self) -> asyncio.Transport:
         return cast(asyncio.Transport, self.client.transport)
 
+    def let_go(self) -> None:
+        """The transport is the link's: client and protocol, which hold each other, need not wait for the collector."""
+        self.client.transport = self.client.protocol = None
+
     def failed(self, failure: DialFailure, detail: str, *, local: bool = False, way_failed: bool = False) -> DialFailed:
         """What to raise when no reply says why."""
         return DialFailed(DialAttempt(self.host, self.stage, None, failure, detail, local=local, way_failed=way_failed))
@@ -272,6 +276,8 @@ class DialledLink(StreamLink):
         super().__init__(opening.transport)
         self.capabilities = opening.capabilities()
         self._opening = opening if self.capabilities.starttls else None
+        if self._opening is None:
+            opening.let_go()
 
     async def start_tls(self, timeout: float) -> None:
         opening, self._opening = self._opening, None
@@ -284,6 +290,7 @@ class DialledLink(StreamLink):
             raise opening.failed(DialFailure.TIMEOUT, "the time for a session ran out") from None
         self._take_over(opening.transport)
         self.capabilities = opening.capabilities()
+        opening.let_go()
 
 
 def _shape(code: int, lines: Sequence[str]) -> tuple[int, int]:

@@ -1,13 +1,16 @@
 """The seam to the network, piece by piece: what real sockets do too rarely for a test to wait for it."""
 
 import asyncio
+import gc
 import socket
 import ssl
+import weakref
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 
 import pytest
 from aiosmtplib import SMTPResponse
+from aiosmtplib.protocol import SMTPProtocol
 
 from schemas.vocabulary import Stage
 from streams.smtp._async import dial as async_dial
@@ -241,7 +244,8 @@ class Socket:
 
 def test_tls_that_was_not_offered_is_our_mistake():
     async def case() -> None:
-        opening = SimpleNamespace(transport=Transport(), capabilities=lambda: Capabilities(pipelining=True))
+        offered = Capabilities(pipelining=True)
+        opening = SimpleNamespace(transport=Transport(), capabilities=lambda: offered, let_go=lambda: None)
         with pytest.raises(LocalProtocolError, match="not offered"):
             await async_dial.DialledLink(opening).start_tls(1)
 
@@ -306,3 +310,24 @@ def test_a_handshake_that_failed_leaves_nothing_open(end):
     assert theirs.recv(1) == b""
     link.close()
     theirs.close()
+
+
+@pytest.mark.parametrize("offered", [{}, {"starttls": ""}], ids=["let go", "kept for STARTTLS"])
+def test_nothing_of_aiosmtplib_is_left_to_the_collector(offered):
+    async def main() -> None:
+        opening = async_dial._Opening(HOST, WAY, 1.0)
+        opening.client.transport = Transport()
+        opening.client.protocol = SMTPProtocol(connection_lost_callback=opening.client._on_connection_lost)
+        opening.client.protocol.transport = opening.client.transport
+        opening.client.esmtp_extensions = offered
+        left = weakref.ref(opening.client)
+        gc.disable()
+        try:
+            link = async_dial.DialledLink(opening)
+            del opening
+            assert (left() is None) is not bool(offered)
+        finally:
+            gc.enable()
+        link.close()
+
+    run(main())
