@@ -13,7 +13,7 @@ import logging
 import shutil
 import tempfile
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Set
 from pathlib import Path
 from time import monotonic
 from typing import Any, cast
@@ -58,6 +58,12 @@ POLL_RECORDS = 100
 
 POLL_CHANGES = 5000
 """As many at once while tables are recovered: each call goes to another thread and back."""
+
+MAX_IDLE_S = 10 * 365 * 86_400.0
+"""How long a consumer may be without a fetch: aiokafka leaves the group after that and joins again only when something is
+fetched, which a worker without partitions, or whose partitions are all held, does not do. With Faust's 1,000 s a spare
+worker ended every 19 minutes. The progress watch looks after those that stand still.
+"""
 
 CHANGELOG_BUFFER = 5000
 """Changes of rows on their way to the changelogs; with Faust's 100 the consumer stops again and again."""
@@ -108,6 +114,38 @@ class Engine(faust.App):
                 read = self.deliveries[tp.topic].standing(tp.partition)
                 standing[tp] = None if read is None else (self.committed(tp), read)
         return standing
+
+    def working(self) -> dict[str, Hashable]:
+        """For each topic how many records were finished, and for each partition what is committed; None where there is
+        nothing to finish or to commit.
+        """
+        work: dict[str, Hashable] = {topic: each.working for topic, each in self.deliveries.items()}
+        sources = [tp for tp in self.consumer.assignment() if tp.topic in work] if self.settled.is_set() else []
+        return work | {f"the commits of {tp.topic}[{tp.partition}]": self._uncommitted(tp) for tp in sources}
+
+    def _uncommitted(self, tp: TP) -> int | None:
+        """What is committed; None where that is all that was acknowledged."""
+        acked, committed = self.deliveries[tp.topic].acked(tp.partition), self.committed(tp) or 0
+        return committed if acked is not None and acked > committed else None
+
+    def broken(self) -> str | None:
+        """Why its consumer will never go on by itself.
+
+        aiokafka tells so whoever calls its consumer for records. Faust takes them from the fetcher, past that: the
+        coordination of the group waits for ever to have its error asked for, and a task that died is not missed.
+        """
+        consumer = None if self._consumer is None else cast(_Consumer, self._consumer)._thread._consumer
+        if consumer is None:
+            return None
+        coordinator = consumer._coordinator
+        if coordinator._pending_exception is not None:
+            return f"the coordination of its group has failed: {coordinator._pending_exception!r}"
+        parts = {
+            "the coordination of its group": coordinator._coordination_task,
+            "the fetching of records": consumer._fetcher._fetch_task,
+            "the renewal of metadata": consumer._client._sync_task,
+        }
+        return next((f"{part} has ended" for part, task in parts.items() if task is not None and task.done()), None)
 
     @property
     def is_full(self) -> bool:
@@ -374,6 +412,7 @@ def engine(role: str, settings: Settings) -> Engine:
         broker_heartbeat_interval=settings.heartbeat_s,
         broker_commit_interval=settings.commit_interval_s,
         broker_max_poll_records=POLL_RECORDS,
+        broker_max_poll_interval=MAX_IDLE_S,
         stream_buffer_maxsize=STREAM_BUFFER,
         producer_max_request_size=MAX_RECORD_BYTES,
         producer_linger=LINGER_MS / 1000,

@@ -1,12 +1,15 @@
 """Everything that runs in one process: started in parallel, drained in parallel, and stopped by the first failure."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from mode import Service
 
 from streams.engine import Engine
+
+logger = logging.getLogger(__name__)
 
 STOP_SLACK_S = 10.0
 """What leaving the consumer groups and closing connections may take after the drain."""
@@ -61,6 +64,7 @@ class Group(Service):
     def fail(self, error: Exception) -> None:
         """Stop the worker: nothing more can be promised. The first error is the one that is told."""
         if self._failure is None:
+            logger.error("the worker stops: %s", _sentence(error))  # At once, should the stop take long.
             self._failure = error
             self._failed.set()
 
@@ -93,14 +97,22 @@ class Group(Service):
         if self.failure is not None:
             drain_s = self._give_up()
         try:
-            await asyncio.wait_for(self.stop(), drain_s + STOP_SLACK_S)
-        except TimeoutError:
-            self.fail(WorkerFailed(f"the worker did not stop within {drain_s + STOP_SLACK_S:.0f} s"))
+            await self._stop_within(drain_s + STOP_SLACK_S)
         finally:
             for end in ends:
                 end.cancel()
         if self.failure is not None:
             raise WorkerFailed(_sentence(self.failure)) from self.failure
+
+    async def _stop_within(self, seconds: float) -> None:
+        # wait(), not wait_for(), which waits for what it has cancelled: mode's services may go on after that.
+        stopping = asyncio.ensure_future(self.stop())
+        await asyncio.wait({stopping}, timeout=seconds)
+        if stopping.done():
+            stopping.result()
+        else:
+            stopping.cancel()
+            self.fail(WorkerFailed(f"the worker did not stop within {seconds:.0f} s"))
 
     async def _work(self, on_ready: Callable[[], None]) -> None:
         await self.start()

@@ -1,12 +1,14 @@
 """Liveness that means progress: a worker that reads nothing though the broker has records for it ends with a reason.
 
 Consumers are known to stop without a word (a fetch loop that ends, a recovery that waits for ever), and then heartbeats
-go on and the group waits for nobody. A supervisor's restart mends all of these.
+go on and the group waits for nobody; so may a handler that nothing wakes, or a stop. A supervisor's restart mends all of
+these.
 """
 
 import asyncio
 import faulthandler
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -28,6 +30,12 @@ CONFIRM_S: Final = 5.0
 
 BROKER_S: Final = 10.0
 
+LEAVE_S: Final = 5.0
+"""What closing that connection may take."""
+
+EXIT_SLACK_S: Final = 10.0
+"""What a process may take to end beyond the stop of its workers; then it is ended."""
+
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -46,10 +54,11 @@ class Patience(Generic[Key]):
             self._marks[key] = (mark, looks + 1 if mark is not None and mark == last else 0)
         return {key for key, (_, looks) in self._marks.items() if looks >= self._allowed}
 
-    def forgive(self, keys: Iterable[Key]) -> None:
-        """Begin anew for these."""
+    def forgive(self, keys: Iterable[Key], *, looks: int = 0) -> None:
+        """Begin anew for these, or as if they had stood still for so many looks."""
         for key in keys:
-            self._marks.pop(key, None)
+            mark, _ = self._marks[key]
+            self._marks[key] = (mark, looks - 1)
 
 
 class Watched(Protocol):
@@ -74,59 +83,112 @@ class Watched(Protocol):
     def recovered(self) -> Hashable:
         """What changes while tables are recovered."""
 
+    def working(self) -> Mapping[str, Hashable]:
+        """For each kind of work, in words, what changes when some of it ends; None while there is none."""
+
+    def broken(self) -> str | None:
+        """Why it will never go on by itself, if it knows that."""
+
+
+Unread = tuple[TopicPartition, int]
+"""A partition that has a record which was not read, and that record's offset."""
+
+
+class BrokerAway(Exception):
+    """The broker could not be asked, or not in time."""
+
 
 class Broker:
-    """What the broker has, asked past Faust: over a connection of its own, closed at once."""
+    """What the broker has, asked past Faust: over a connection of its own, closed at once.
+
+    On a busy machine an answer takes long: each failure allows twice the time to the next question, ``stall_s`` at
+    most.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._options = client_options(settings, "mailvet-progress")
+        self._wait_s, self._most_s = BROKER_S, max(BROKER_S, settings.stall_s)
 
-    async def unread(self, starts: Mapping[TopicPartition, int | None]) -> tuple[TopicPartition, int] | None:
-        """A partition that has a record at its start or after it, and that record's offset; None if there is none.
+    async def unread(self, starts: Mapping[TopicPartition, int | None]) -> Unread | None:
+        """A partition that has a record at its start or after it; None if there is none.
 
-        The record is read, since offsets alone don't tell: transactions leave marks that no reader ever sees. A
-        broker that can't be asked has none.
+        The record is read, since offsets alone don't tell: transactions leave marks that no reader ever sees. Each
+        partition is asked for by itself: one without a leader says nothing of the others.
+
+        Raises:
+            BrokerAway: some of them could not be asked for, and the others have none.
         """
-        try:
-            async with asyncio.timeout(BROKER_S), AIOKafkaConsumer(**self._options, enable_auto_commit=False) as reader:
-                return await _first_record(reader, starts)
-        except (KafkaError, OSError, TimeoutError):
-            return None
+        async with self._reader() as reader:
+            places = await asyncio.gather(*(self._place(reader, *each) for each in starts.items()))
+            told = dict(zip(starts, places, strict=True))
+            found = await _first_record(reader, {each: at for each, at in told.items() if at is not None and at >= 0})
+        if found is None and None in places:
+            raise BrokerAway
+        return found
 
     async def answers(self) -> bool:
         """It is there: waiting for it is not what keeps a worker."""
         try:
-            async with asyncio.timeout(BROKER_S), AIOKafkaConsumer(**self._options):
+            async with self._reader():
                 return True
-        except (KafkaError, OSError, TimeoutError):
+        except BrokerAway:
             return False
 
+    @asynccontextmanager
+    async def _reader(self) -> AsyncIterator[AIOKafkaConsumer]:
+        reader = AIOKafkaConsumer(**self._options, enable_auto_commit=False)
+        wait_s, self._wait_s = self._wait_s, min(2 * self._wait_s, self._most_s)
+        try:
+            async with asyncio.timeout(wait_s):
+                await reader.start()
+                yield reader
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise BrokerAway from error
+        finally:
+            await _close(reader)
+        self._wait_s = BROKER_S
 
-async def _first_record(
-    reader: AIOKafkaConsumer, starts: Mapping[TopicPartition, int | None]
-) -> tuple[TopicPartition, int] | None:
-    firsts, ends = await reader.beginning_offsets(list(starts)), await reader.end_offsets(list(starts))
-    places = {partition: max(start or 0, firsts[partition]) for partition, start in starts.items()}
-    behind = {partition: place for partition, place in places.items() if place < ends[partition]}
-    if not behind:
+    async def _place(self, reader: AIOKafkaConsumer, partition: TopicPartition, start: int | None) -> int | None:
+        """Where what is unread begins, -1 where nothing is; None where nobody says."""
+        try:
+            async with asyncio.timeout(self._wait_s / 4):  # Of what the question has, a half or less.
+                firsts = await reader.beginning_offsets([partition])
+                ends = await reader.end_offsets([partition])
+        except (KafkaError, OSError, TimeoutError):
+            return None
+        place = max(start or 0, firsts[partition])
+        return place if place < ends[partition] else -1
+
+
+async def _first_record(reader: AIOKafkaConsumer, places: Mapping[TopicPartition, int]) -> Unread | None:
+    if not places:
         return None
-    reader.assign(list(behind))
-    for partition, place in behind.items():
+    reader.assign(list(places))
+    for partition, place in places.items():
         reader.seek(partition, place)
     found = await reader.getmany(timeout_ms=2000, max_records=1)
     return next(((partition, record.offset) for partition, [record] in found.items()), None)
 
 
+async def _close(reader: AIOKafkaConsumer) -> None:
+    """A client that does not end is left behind: whoever looks must not stand still himself."""
+    closing = asyncio.ensure_future(reader.stop())
+    closing.add_done_callback(lambda closed: closed.cancelled() or closed.exception())
+    await asyncio.wait({closing}, timeout=LEAVE_S)
+    closing.cancel()
+
+
 class Heartbeat(Service):
-    """Ends the process with the stacks of all its threads where its event loop has not moved for ``stall_s`` seconds.
+    """Ends the process with the stacks of all its threads where its event loop has not moved for ``stall_s`` seconds,
+    or where it still runs ``stop_s`` seconds after it was told to stop.
 
     Nothing that runs in the loop could say so. It is the interpreter's own watchdog (`faulthandler`), which does not
     need the interpreter's lock; there is one in a process, so a command starts it and not a library.
     """
 
-    def __init__(self, stall_s: float, **kwargs: Any) -> None:
+    def __init__(self, stall_s: float, stop_s: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._stall_s = stall_s
+        self._stall_s, self._stop_s = stall_s, stop_s
 
     @Service.task
     async def _beat(self) -> None:
@@ -135,15 +197,16 @@ class Heartbeat(Service):
             await self.sleep(self._stall_s / LOOKS)
 
     async def on_stop(self) -> None:
-        """Whoever stops has deadlines of its own."""
-        faulthandler.cancel_dump_traceback_later()
+        """What stops has deadlines of its own, but threads and clients of others are known to ignore them."""
+        faulthandler.dump_traceback_later(self._stop_s, exit=True)
 
 
 class ProgressWatch(Service):
     """Looks at all engines of a process, and tells ``on_fatal`` once one of them stands still.
 
     A partition is given ``stall_s`` seconds, of settled time, in which neither is read nor committed what the broker
-    has; a rebalance with its recovery as many and :data:`JOIN_S` seconds in which no row is recovered.
+    has; a rebalance with its recovery as many and :data:`JOIN_S` seconds in which no row is recovered; work in hand,
+    which has deadlines of its own, ``hang_s`` seconds in which nothing of it ends.
     """
 
     def __init__(
@@ -157,10 +220,12 @@ class ProgressWatch(Service):
     ) -> None:
         super().__init__(**kwargs)
         self._engines, self._on_fatal, self._stall_s = engines, on_fatal, settings.stall_s
+        self._hang_s = hang_s(settings)
         self._broker = broker or Broker(settings)
         self._every_s = settings.stall_s / LOOKS
         self._flows = {engine.name: Patience[TopicPartition](LOOKS) for engine in engines}
         self._moves = Patience[str](round(LOOKS * (1 + JOIN_S / settings.stall_s)))
+        self._work = Patience[tuple[str, str]](round(LOOKS * self._hang_s / settings.stall_s))
 
     @Service.task
     async def _go_on(self) -> None:
@@ -172,18 +237,33 @@ class ProgressWatch(Service):
         """Look once at every engine."""
         here = [engine for engine in self._engines if not engine.should_stop]
         for engine in here:
+            if reason := engine.broken():
+                self._on_fatal(WorkerFailed(f"{engine.name} can't go on: {reason}"))
             if engine.settled.is_set():
                 await self._look(engine)
         late = self._moves.look({each.name: None if each.settled.is_set() else each.recovered() for each in here})
-        if late and await self._broker.answers():
-            self._on_fatal(WorkerFailed(f"{min(late)} was not ready {self._stall_s + JOIN_S:.0f} s after a rebalance"))
-        self._moves.forgive(late)
+        waited_s = self._stall_s + JOIN_S
+        await self._unless_away(self._moves, late, lambda name: f"{name} was not ready {waited_s:.0f} s after a rebalance")
+        hung = self._work.look({(each.name, what): mark for each in here for what, mark in each.working().items()})
+        await self._unless_away(self._work, hung, lambda of: f"nothing of {of[1]} ended for {self._hang_s:.0f} s ({of[0]})")
+
+    async def _unless_away(self, patience: Patience[Key], late: set[Key], say: Callable[[Key], str]) -> None:
+        """What stands still is fatal, unless it is the broker that it waits for."""
+        if not late:
+            return
+        if await self._broker.answers():
+            self._on_fatal(WorkerFailed(say(min(late))))  # type: ignore[type-var]
+        patience.forgive(late, looks=LOOKS // 2)
 
     async def _look(self, engine: Watched) -> None:
         patience, standing = self._flows[engine.name], engine.standing()
         still = patience.look(standing)
+        try:
+            found = await self._broker.unread({each: engine.committed(each) for each in still}) if still else None
+        except BrokerAway:
+            patience.forgive(still, looks=LOOKS // 2)  # Asked again soon; one that comes back is given time first.
+            return
         patience.forgive(still)
-        found = await self._broker.unread({each: engine.committed(each) for each in still}) if still else None
         if found is None:
             return
         partition, offset = found
@@ -192,3 +272,9 @@ class ProgressWatch(Service):
             where = f"{partition.topic}[{partition.partition}]"
             reason = f"nothing of {where} was read for {self._stall_s:.0f} s, where offset {offset} waits"
             self._on_fatal(WorkerFailed(reason))
+
+
+def hang_s(settings: Settings) -> float:
+    """In how many seconds something of the work in hand has to end: never less than a task of ours may take."""
+    longest = settings.turn_wait_s + settings.dialogue_deadline_s + 2 * settings.delivery_timeout_s
+    return max(settings.hang_s, longest)

@@ -83,6 +83,12 @@ class Settings(BaseSettings):
         ge=5.0,
         description="A worker that reads nothing for so long though the broker has records for it stops with a reason.",
     )
+    hang_s: float = Field(
+        default=1800.0,
+        ge=60.0,
+        description="Work in hand of which nothing ends for so long stops the worker with a reason. "
+        "No less than the longest task may take.",
+    )
     idempotent_producer: bool = Field(default=True, description="Off for brokers without InitProducerId.")
     fetch_wait_ms: PositiveInt = Field(
         default=500, description="How long a fetch waits at the broker; 25 for the embedded one."

@@ -15,11 +15,11 @@ from ops.cli.signals import stop_on_signals
 from ops.cli.stacks import tell_on_signal
 from ops.health import serve
 from streams.app import open_worker
-from streams.group import WorkerFailed
+from streams.group import STOP_SLACK_S, WorkerFailed
 from streams.installed import ROLES
 from streams.kafka import StartupError, check_broker
 from streams.metrics import Metrics
-from streams.progress import Heartbeat
+from streams.progress import EXIT_SLACK_S, Heartbeat
 from streams.settings import Settings
 
 
@@ -63,7 +63,7 @@ async def _run(roles: tuple[str, ...], name: str, settings: Settings) -> None:
             ) as address,
         ):
             settle_collector()
-            group.also(Heartbeat(settings.stall_s))
+            group.also(Heartbeat(settings.stall_s, settings.drain_s + STOP_SLACK_S + EXIT_SLACK_S))
             ready = f"ready: role {name}, broker {settings.bootstrap_servers}, metrics {address}/metrics"
             await group.run(stop.wait(), lambda: click.echo(ready), settings.drain_s)
 

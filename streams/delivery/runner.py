@@ -68,6 +68,8 @@ class _Lane:
     since: dict[int, float] = field(default_factory=dict)
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
     held_bytes: int = 0
+    acked: int | None = None
+    """The offset after the last that was acknowledged."""
     by_key: dict[bytes | None, dict[int, "asyncio.Task[None]"]] = field(default_factory=dict)
     """The tasks of each key, by offset."""
     is_held: bool = False
@@ -152,6 +154,7 @@ class Delivery:
         self._concurrency = subscription.concurrency
         self._slots = asyncio.Semaphore(self._concurrency)
         self._failed = False
+        self._in_hand = self._finished = 0
         self._metrics = metrics
         self._records_in = metrics.records_in.labels(role, self._topic)
         self._in_flight = metrics.records_in_flight.labels(role, self._topic)
@@ -169,7 +172,12 @@ class Delivery:
             while True:
                 # A slot first: an event in hand without one would hold up every rebalance.
                 await self._slots.acquire()
-                self._begin(await anext(events))
+                try:
+                    event = await anext(events)
+                except BaseException:
+                    self._slots.release()
+                    raise
+                self._begin(event)
                 begun += 1
                 if begun % self._subscription.burst == 0:
                     await asyncio.sleep(0)  # Others have their turn, however many records wait here.
@@ -193,6 +201,17 @@ class Delivery:
         if (lane and lane.events) or sum(len(each.tasks) for each in self._lanes.values()) >= self._concurrency:
             return None
         return -1 if lane is None or lane.acks.last is None else lane.acks.last
+
+    @property
+    def working(self) -> int | None:
+        """How many records were finished so far; None while none is in hand."""
+        busy = self._in_hand or any(lane.events for lane in self._lanes.values())
+        return self._finished if busy else None
+
+    def acked(self, partition: int) -> int | None:
+        """The offset after the last that was acknowledged in this generation; None before the first."""
+        lane = self._lanes.get(partition)
+        return None if lane is None else lane.acked
 
     @property
     def held_bytes(self) -> int:
@@ -222,6 +241,7 @@ class Delivery:
         self._records_in.inc()
         self._recent.begun(max(0.0, self._now().timestamp() - (message.timestamp or 0.0)))
         self._in_flight.inc()
+        self._in_hand += 1
         record = incoming(self._topic, message)
         task = asyncio.create_task(self._work(lane, record))
         lane.add(record, task)
@@ -290,7 +310,9 @@ class Delivery:
         if self._lanes.get(record.partition) is not lane or lane.generation != self._generation() or self._failed:
             return  # The partition has moved on: this record is read again.
         self._seconds.observe(self._clock() - lane.since[record.offset])
+        self._finished += 1
         for offset in lane.acks.done(record.offset):
+            lane.acked = offset + 1
             del lane.since[offset]
             event = lane.events.pop(offset)
             lane.held_bytes -= weight(event.message)
@@ -307,6 +329,7 @@ class Delivery:
         self._let_go(lane, record.partition)
         self._slots.release()
         self._in_flight.dec()
+        self._in_hand -= 1
         if task.cancelled():
             if lane in self._lanes.values():
                 # Not by us: a handler awaited something that was cancelled. Its record would never end.

@@ -7,7 +7,7 @@ consumer for each tier; offsets are committed after the broker has what was forw
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -126,6 +126,11 @@ class Tier(ConsumerRebalanceListener):  # type: ignore[misc]
         busy = waiting if self._working is None else waiting | {self._working}
         return {each: None if each in busy else start or 0 for each, start in self.committed.items()}
 
+    def working(self) -> dict[str, Hashable]:
+        """What is committed of the partition whose records are forwarded; None while there are none."""
+        busy = self._working
+        return {self._topic.name: None if busy is None else (busy, self.committed.get(busy))}
+
     async def step(self) -> None:
         """Wait for records or for the time of those that are paused; forward what is due, and commit it."""
         self._resume()
@@ -222,6 +227,13 @@ class TierRunner:
     def recovered(self) -> int:
         """No table is recovered here: whatever keeps it from its partitions does not move."""
         return 0
+
+    def working(self) -> Mapping[str, Hashable]:
+        """What changes when records that are due are forwarded; None while none are."""
+        return {} if self._tier is None else self._tier.working()
+
+    def broken(self) -> None:
+        """Never: aiokafka tells its consumer's caller, which begins again."""
 
     async def run(self) -> None:
         """Consume until :attr:`should_stop`."""

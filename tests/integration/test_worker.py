@@ -304,7 +304,7 @@ import asyncio, time
 from streams.progress import Heartbeat
 
 async def main():
-    async with Heartbeat(1.0):
+    async with Heartbeat(1.0, 5.0):
         await asyncio.sleep(2.5)  # longer than is allowed for one beat
         time.sleep(30)
 
@@ -314,3 +314,19 @@ asyncio.run(main())
     assert done.returncode == 1
     assert "Timeout (0:00:01)!" in done.stderr
     assert "in main" in done.stderr
+
+
+def test_a_process_whose_stop_hangs_ends_too() -> None:
+    script = """
+import asyncio, threading
+from streams.progress import Heartbeat
+
+async def main():
+    async with Heartbeat(60.0, 1.0):
+        threading.Thread(target=threading.Event().wait).start()  # as a client's, which the interpreter waits for
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1
+    assert "Timeout (0:00:01)!" in done.stderr

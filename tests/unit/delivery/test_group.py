@@ -1,6 +1,7 @@
 """A group of services: what starts when, what ends the process, and with which words."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -134,3 +135,30 @@ async def test_a_part_that_does_not_stop_is_left_behind(monkeypatch: pytest.Monk
 
 async def test_a_strange_end_has_a_name() -> None:
     assert str(module._as_exception(SystemExit(1))) == "SystemExit(1)"
+
+
+async def test_a_part_that_goes_on_when_it_is_cancelled_is_left_behind_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mode's services do: each goes on with its next child."""
+    monkeypatch.setattr(module, "STOP_SLACK_S", 0.01)
+    world, let_go = World(), asyncio.Event()
+
+    async def on_stop() -> None:
+        while not let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_go.wait()
+
+    world.app.on_stop = on_stop  # type: ignore[method-assign]
+    world.stop.set()
+    running = asyncio.create_task(world.run(drain_s=0.01))
+    done, _ = await asyncio.wait({running}, timeout=5)
+    let_go.set()
+    assert done, "it waits for ever"
+    with pytest.raises(WorkerFailed, match="did not stop within 0 s"):
+        await running
+
+
+async def test_why_it_stops_is_said_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.group.fail(ValueError("the first"))
+    world.group.fail(ValueError("the second"))
+    assert [record.message for record in caplog.records] == ["the worker stops: the first"]

@@ -1,18 +1,23 @@
 """A worker that stands still: what counts as that, what excuses it, and what it says."""
 
 import asyncio
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError
 
 from streams import progress as module
-from streams.progress import JOIN_S, LOOKS, Heartbeat, Patience, ProgressWatch
+from streams.progress import JOIN_S, LOOKS, Broker, BrokerAway, Heartbeat, Patience, ProgressWatch, hang_s
 from streams.settings import Settings
 
 HERE, THERE = TopicPartition("t", 0), TopicPartition("t", 1)
 MOVING = round(LOOKS * (1 + JOIN_S / 60.0))
+HANGING = round(LOOKS * 1800.0 / 60.0)
 
 
 @dataclass
@@ -24,6 +29,8 @@ class App:
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     stands: dict[TopicPartition, Hashable] = field(default_factory=lambda: {HERE: (7, 6)})
     rows: int = 0
+    work: dict[str, Hashable] = field(default_factory=dict)
+    why: str | None = None
 
     def standing(self) -> Mapping[TopicPartition, Hashable]:
         return dict(self.stands)
@@ -33,6 +40,12 @@ class App:
 
     def recovered(self) -> Hashable:
         return self.rows
+
+    def working(self) -> Mapping[str, Hashable]:
+        return dict(self.work)
+
+    def broken(self) -> str | None:
+        return self.why
 
 
 @dataclass
@@ -45,6 +58,8 @@ class Kafka:
 
     async def unread(self, starts: Mapping[TopicPartition, int | None]) -> tuple[TopicPartition, int] | None:
         self.asked.append(starts)
+        if not self.there:
+            raise BrokerAway
         return next(((each, self.waiting[each]) for each in starts if each in self.waiting), None)
 
     async def answers(self) -> bool:
@@ -174,6 +189,65 @@ async def test_a_broker_that_is_away_is_waited_for() -> None:
     assert await world.look(3 * MOVING) == []
 
 
+async def test_one_that_could_not_be_asked_is_asked_again_soon_but_has_time_to_give_what_waits() -> None:
+    world = World()
+    world.kafka.there = False
+    assert await world.look() == []
+    world.kafka.there = True
+    assert await world.look(LOOKS // 2) == []
+    assert await world.look(1) == ["nothing of t[0] was read for 60 s, where offset 9 waits"]
+
+
+async def test_a_rebalance_that_waits_for_the_broker_is_looked_at_again_soon() -> None:
+    world = World(settled=False)
+    world.kafka.there = False
+    await world.look(MOVING + 1)
+    world.kafka.there = True
+    assert await world.look(MOVING - LOOKS // 2) == []
+    assert len(await world.look(1)) == 1
+
+
+async def test_work_in_hand_of_which_nothing_ends_stops_the_worker_in_the_end() -> None:
+    world = World(App(stands={HERE: None}, work={"t": 7, "the commits of t[0]": None}))
+    assert await world.look(HANGING) == []
+    assert await world.look(1) == ["nothing of t ended for 1800 s (g)"]
+
+
+@pytest.mark.parametrize("change", [lambda work: work["t"] + 1, lambda _: None])
+async def test_work_that_ends_may_go_on_for_ever(change: Callable[[dict[str, Any]], int | None]) -> None:
+    world = World(App(stands={}, work={"t": 7}))
+    for _ in range(3):
+        await world.look(HANGING - 1)
+        world.app.work["t"] = change(world.app.work) if world.app.work["t"] is not None else 7
+    assert world.fatal == []
+
+
+async def test_work_that_waits_for_a_broker_is_waited_for() -> None:
+    world = World(App(stands={}, work={"t": 7}))
+    world.kafka.there = False
+    assert await world.look(2 * HANGING) == []
+
+
+async def test_work_is_looked_at_in_a_rebalance_too() -> None:
+    world = World(App(work={"t": 7}, stands={}), settled=False)
+    for each in range(HANGING + 1):
+        world.app.rows = each
+        await world.look(1)
+    assert world.fatal == ["nothing of t ended for 1800 s (g)"]
+
+
+def test_no_task_of_ours_is_taken_for_hung() -> None:
+    assert hang_s(Settings()) == 1800.0
+    assert hang_s(Settings(hang_s=60.0)) == 120.0 + 60.0 + 2 * 120.0
+    assert hang_s(Settings(turn_wait_s=3600.0)) == 3600.0 + 60.0 + 2 * 120.0
+
+
+async def test_an_engine_that_knows_that_it_is_broken_ends_at_once() -> None:
+    world = World()
+    world.app.why = "a part of it has ended"
+    assert await world.look(1) == ["g can't go on: a part of it has ended"]
+
+
 async def test_every_engine_is_watched() -> None:
     world = World(App("a", stands={}), App("b"))
     assert len(await world.look()) == 1
@@ -203,6 +277,100 @@ async def test_the_event_loop_is_watched_while_it_runs(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(module.faulthandler, "dump_traceback_later", later)
     monkeypatch.setattr(module.faulthandler, "cancel_dump_traceback_later", lambda: said.append("over"))
-    async with Heartbeat(60.0):
+    async with Heartbeat(60.0, 40.0):
         await asyncio.wait_for(beaten.wait(), 10)
-    assert said == [(60.0, True), "over"]
+    assert said == [(60.0, True), (40.0, True)], "a stop that hangs is ended too"
+
+
+class Reader:
+    """aiokafka's consumer: what each partition has, where that is said."""
+
+    def __init__(self, ends: Mapping[TopicPartition, int], *, starts: bool = True, stops: bool = True) -> None:
+        self.ends, self.starts, self.stops = ends, starts, stops
+        self.places: dict[TopicPartition, int] = {}
+        self.stopped = False
+
+    async def start(self) -> None:
+        if not self.starts:
+            raise KafkaConnectionError
+
+    async def stop(self) -> None:
+        while not self.stops:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        self.stopped = True
+
+    async def beginning_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 3)
+
+    async def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        if not set(partitions) <= set(self.ends):
+            await asyncio.Event().wait()  # Without a leader it waits for one.
+        return {each: self.ends[each] for each in partitions}
+
+    def assign(self, partitions: Sequence[TopicPartition]) -> None:
+        self.places = dict.fromkeys(partitions, 0)
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self.places[partition] = offset
+
+    async def getmany(self, **_: int) -> dict[TopicPartition, list[Any]]:
+        return {each: [SimpleNamespace(offset=at)] for each, at in list(self.places.items())[:1] if at < self.ends[each]}
+
+
+def broker(monkeypatch: pytest.MonkeyPatch, ends: Mapping[TopicPartition, int], **reader: bool) -> tuple[Broker, Reader]:
+    made = Reader(ends, **reader)
+    monkeypatch.setattr(module, "AIOKafkaConsumer", lambda **_: made)
+    monkeypatch.setattr(module, "BROKER_S", 0.4)
+    monkeypatch.setattr(module, "LEAVE_S", 0.01)
+    return Broker(Settings()), made
+
+
+async def test_what_is_unread_begins_at_the_start_and_not_before_the_first_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kafka, reader = broker(monkeypatch, {HERE: 9, THERE: 9})
+    assert await kafka.unread({HERE: 9, THERE: None}) == (THERE, 3)
+    assert await kafka.unread({HERE: 7}) == (HERE, 7)
+    assert await kafka.unread({HERE: 9, THERE: 9}) is None
+    assert reader.stopped
+
+
+async def test_a_partition_without_a_leader_does_not_hide_what_others_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka, _ = broker(monkeypatch, {THERE: 9})
+    assert await kafka.unread({HERE: 7, THERE: 7}) == (THERE, 7)
+    with pytest.raises(BrokerAway):
+        await kafka.unread({HERE: 7, THERE: 9})
+
+
+async def test_a_broker_that_is_not_there_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka, reader = broker(monkeypatch, {}, starts=False)
+    assert not await kafka.answers()
+    with pytest.raises(BrokerAway):
+        await kafka.unread({HERE: 7})
+    assert reader.stopped, "nothing is left of a client that could not start"
+    reader.starts = True
+    assert await kafka.answers()
+
+
+async def test_a_client_that_does_not_end_does_not_keep_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka, reader = broker(monkeypatch, {HERE: 9}, stops=False)
+    assert await asyncio.wait_for(kafka.unread({HERE: 7}), 10) == (HERE, 7)
+    reader.stops = True
+
+
+async def test_each_failure_allows_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka, reader = broker(monkeypatch, {}, starts=False)
+    allowed: list[float | None] = []
+    timeout = asyncio.timeout
+
+    def noting(seconds: float | None) -> asyncio.Timeout:
+        allowed.append(seconds)
+        return timeout(seconds)
+
+    monkeypatch.setattr(module.asyncio, "timeout", noting)
+    for starts in [False] * 12 + [True, True]:
+        reader.starts = starts
+        await kafka.answers()
+    assert allowed[:3] == [0.4, 0.8, 1.6]
+    assert (allowed[11], allowed[12], allowed[13]) == (60.0, 60.0, 0.4)

@@ -3,6 +3,7 @@
 import asyncio
 from asyncio import Future
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -648,3 +649,55 @@ async def test_a_batch_that_was_not_unpacked_is_a_dead_letter_whoever_reads_it()
         )
         == 1.0
     )
+
+
+async def test_work_counts_while_some_is_in_hand() -> None:
+    gates = Gates()
+    world = World(gates)
+    assert world.delivery.working is None
+    world.feed(5, 6, 7)
+    await settle()
+    assert (world.delivery.working, world.delivery.acked(0)) == (0, None)
+    gates.open(6)
+    await settle()
+    assert (world.delivery.working, world.delivery.acked(0)) == (1, None)
+    gates.open(5)
+    await settle()
+    assert (world.delivery.working, world.delivery.acked(0)) == (2, 7)
+    gates.open(7)
+    await settle()
+    assert (world.delivery.working, world.delivery.acked(0), world.delivery.acked(1)) == (None, 8, None)
+
+
+async def test_work_that_ignores_its_cancellation_is_in_hand_until_it_ends() -> None:
+    done = asyncio.Event()
+
+    async def handle(_: Incoming) -> Sequence[Outgoing]:
+        while not done.is_set():
+            with suppress(asyncio.CancelledError):
+                await done.wait()
+        return [OUT]
+
+    world = World(handle)
+    world.feed(5)
+    await settle()
+    world.generation = 2
+    world.delivery.forget()
+    await settle()
+    assert world.delivery.working == 0
+    done.set()
+    await settle()
+    assert world.delivery.working is None
+
+
+async def test_a_stream_that_is_begun_anew_has_all_of_its_slots() -> None:
+    gates = Gates()
+    world = World(gates, concurrency=2)
+    for _ in range(3):
+        await settle()
+        world.running.cancel()
+        await asyncio.wait({world.running})
+        world.running = asyncio.create_task(world.delivery.run(world.events()))
+    world.feed(1, 2, 3)
+    await settle()
+    assert gates.started == [(0, 1), (0, 2)]

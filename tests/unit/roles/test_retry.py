@@ -355,17 +355,20 @@ def test_a_tier_may_stand_still_while_the_broker_takes_its_records() -> None:
     seen: list[Any] = []
 
     async def deliver(_: Sequence[Outgoing]) -> None:
-        seen.append(world.tier.standing())
+        seen.append((world.tier.standing(), world.tier.working()))
 
     world.tier._deliver = deliver
+    assert world.tier.working() == {RETRIES_5M.name: None}
     world.steps(1)
-    assert seen == [{HOME: None}]
+    assert seen == [({HOME: None}, {RETRIES_5M.name: (HOME, None)})], "the watch counts how long that takes"
+    assert world.tier.working() == {RETRIES_5M.name: None}
     assert world.tier.standing() == {HOME: 1}
 
 
 def test_a_runner_is_settled_while_its_tier_has_partitions() -> None:
     runner = RetryService(settings(namespace="n"), None, metrics(), Clock()).tiers[0]  # type: ignore[arg-type]
     assert (runner.name, runner.standing(), runner.committed(HOME)) == ("n.mailvet-retry-5m", {}, None)
+    assert (runner.working(), runner.broken()) == ({}, None)
     assert runner.recovered() == runner.recovered(), "without partitions it does not move"
     world = World()
     world.consumer.committed_to = 7
@@ -381,5 +384,6 @@ def test_a_runner_is_settled_while_its_tier_has_partitions() -> None:
     )
     run(world.tier.on_partitions_assigned([HOME]))
     assert (runner.settled.is_set(), runner.standing(), runner.committed(HOME)) == (True, {HOME: 7}, 7)
+    assert runner.working() == {RETRIES_5M.name: None}
     run(world.tier.on_partitions_revoked([HOME]))
     assert not runner.settled.is_set()
