@@ -60,9 +60,9 @@ POLL_CHANGES = 5000
 """As many at once while tables are recovered: each call goes to another thread and back."""
 
 MAX_IDLE_S = 10 * 365 * 86_400.0
-"""How long a consumer may be without a fetch: aiokafka leaves the group after that and joins again only when something is
-fetched, which a worker without partitions, or whose partitions are all held, does not do. With Faust's 1,000 s a spare
-worker ended every 19 minutes. The progress watch looks after those that stand still.
+"""How long a consumer may be without a fetch. aiokafka leaves the group after that and joins again only once something
+is fetched, which a worker without partitions, or whose partitions are all held, does not do: with Faust's 1,000 s a
+spare worker would end every 19 minutes. The progress watch looks after those that stand still.
 """
 
 CHANGELOG_BUFFER = 5000
@@ -119,8 +119,9 @@ class Engine(faust.App):
         """For each topic how many records were finished, and for each partition what is committed; None where there is
         nothing to finish or to commit.
         """
-        work: dict[str, Hashable] = {topic: each.working for topic, each in self.deliveries.items()}
-        sources = [tp for tp in self.consumer.assignment() if tp.topic in work] if self.settled.is_set() else []
+        work: dict[str, Hashable] = {f"the work on {topic}": each.working for topic, each in self.deliveries.items()}
+        held = self.consumer.assignment() if self.settled.is_set() else ()
+        sources = [tp for tp in held if tp.topic in self.deliveries]
         return work | {f"the commits of {tp.topic}[{tp.partition}]": self._uncommitted(tp) for tp in sources}
 
     def _uncommitted(self, tp: TP) -> int | None:

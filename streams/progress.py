@@ -1,8 +1,8 @@
 """Liveness that means progress: a worker that reads nothing though the broker has records for it ends with a reason.
 
 Consumers are known to stop without a word (a fetch loop that ends, a recovery that waits for ever), and then heartbeats
-go on and the group waits for nobody; so may a handler that nothing wakes, or a stop. A supervisor's restart mends all of
-these.
+go on and the group waits for nobody; so may a handler that nothing wakes, or a stop. A supervisor's restart mends all
+of these.
 """
 
 import asyncio
@@ -243,17 +243,19 @@ class ProgressWatch(Service):
                 await self._look(engine)
         late = self._moves.look({each.name: None if each.settled.is_set() else each.recovered() for each in here})
         waited_s = self._stall_s + JOIN_S
-        await self._unless_away(self._moves, late, lambda name: f"{name} was not ready {waited_s:.0f} s after a rebalance")
+        await self._unless_away(
+            self._moves, {name: f"{name} was not ready {waited_s:.0f} s after a rebalance" for name in late}
+        )
         hung = self._work.look({(each.name, what): mark for each in here for what, mark in each.working().items()})
-        await self._unless_away(self._work, hung, lambda of: f"nothing of {of[1]} ended for {self._hang_s:.0f} s ({of[0]})")
+        await self._unless_away(
+            self._work, {each: f"{each[0]}: {each[1]} did not move for {self._hang_s:.0f} s" for each in hung}
+        )
 
-    async def _unless_away(self, patience: Patience[Key], late: set[Key], say: Callable[[Key], str]) -> None:
+    async def _unless_away(self, patience: Patience[Key], reasons: Mapping[Key, str]) -> None:
         """What stands still is fatal, unless it is the broker that it waits for."""
-        if not late:
-            return
-        if await self._broker.answers():
-            self._on_fatal(WorkerFailed(say(min(late))))  # type: ignore[type-var]
-        patience.forgive(late, looks=LOOKS // 2)
+        if reasons and await self._broker.answers():
+            self._on_fatal(WorkerFailed(min(reasons.values())))
+        patience.forgive(reasons, looks=LOOKS // 2)
 
     async def _look(self, engine: Watched) -> None:
         patience, standing = self._flows[engine.name], engine.standing()

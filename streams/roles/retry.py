@@ -129,7 +129,7 @@ class Tier(ConsumerRebalanceListener):  # type: ignore[misc]
     def working(self) -> dict[str, Hashable]:
         """What is committed of the partition whose records are forwarded; None while there are none."""
         busy = self._working
-        return {self._topic.name: None if busy is None else (busy, self.committed.get(busy))}
+        return {f"the forwarding of {self._topic.name}": None if busy is None else (busy, self.committed.get(busy))}
 
     async def step(self) -> None:
         """Wait for records or for the time of those that are paused; forward what is due, and commit it."""

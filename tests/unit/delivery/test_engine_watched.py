@@ -106,13 +106,13 @@ async def test_work_is_what_is_in_hand_and_what_is_not_committed() -> None:
     committed = {here: 7}
     app._consumer = SimpleNamespace(assignment=lambda: {here, there, other}, _committed_offset=committed)
     app.deliveries["t"] = cast(Any, SimpleNamespace(working=3, acked={0: 8, 1: 5}.get))
-    assert app.working() == {"t": 3}, "in a rebalance nothing can be committed"
+    assert app.working() == {"the work on t": 3}, "in a rebalance nothing can be committed"
     app.settled.set()
-    assert app.working() == {"t": 3, "the commits of t[0]": 7, "the commits of t[1]": 0}
+    assert app.working() == {"the work on t": 3, "the commits of t[0]": 7, "the commits of t[1]": 0}
     committed.update({here: 8, there: 5})
-    assert app.working() == {"t": 3, "the commits of t[0]": None, "the commits of t[1]": None}
+    assert app.working() == {"the work on t": 3, "the commits of t[0]": None, "the commits of t[1]": None}
     app.deliveries["t"] = cast(Any, SimpleNamespace(working=None, acked=lambda _: None))
-    assert app.working() == {"t": None, "the commits of t[0]": None, "the commits of t[1]": None}
+    assert app.working() == {"the work on t": None, "the commits of t[0]": None, "the commits of t[1]": None}
 
 
 def test_a_worker_to_which_nothing_is_given_stays_in_its_group() -> None:

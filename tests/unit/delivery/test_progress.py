@@ -208,9 +208,9 @@ async def test_a_rebalance_that_waits_for_the_broker_is_looked_at_again_soon() -
 
 
 async def test_work_in_hand_of_which_nothing_ends_stops_the_worker_in_the_end() -> None:
-    world = World(App(stands={HERE: None}, work={"t": 7, "the commits of t[0]": None}))
+    world = World(App(stands={HERE: None}, work={"the work on t": 7, "the commits of t[0]": None}))
     assert await world.look(HANGING) == []
-    assert await world.look(1) == ["nothing of t ended for 1800 s (g)"]
+    assert await world.look(1) == ["g: the work on t did not move for 1800 s"]
 
 
 @pytest.mark.parametrize("change", [lambda work: work["t"] + 1, lambda _: None])
@@ -233,7 +233,7 @@ async def test_work_is_looked_at_in_a_rebalance_too() -> None:
     for each in range(HANGING + 1):
         world.app.rows = each
         await world.look(1)
-    assert world.fatal == ["nothing of t ended for 1800 s (g)"]
+    assert world.fatal == ["g: t did not move for 1800 s"]
 
 
 def test_no_task_of_ours_is_taken_for_hung() -> None:
@@ -315,10 +315,13 @@ class Reader:
         self.places[partition] = offset
 
     async def getmany(self, **_: int) -> dict[TopicPartition, list[Any]]:
-        return {each: [SimpleNamespace(offset=at)] for each, at in list(self.places.items())[:1] if at < self.ends[each]}
+        [(partition, offset), *_] = self.places.items()
+        return {partition: [SimpleNamespace(offset=offset)]} if offset < self.ends[partition] else {}
 
 
-def broker(monkeypatch: pytest.MonkeyPatch, ends: Mapping[TopicPartition, int], **reader: bool) -> tuple[Broker, Reader]:
+def broker(
+    monkeypatch: pytest.MonkeyPatch, ends: Mapping[TopicPartition, int], **reader: bool
+) -> tuple[Broker, Reader]:
     made = Reader(ends, **reader)
     monkeypatch.setattr(module, "AIOKafkaConsumer", lambda **_: made)
     monkeypatch.setattr(module, "BROKER_S", 0.4)
