@@ -188,7 +188,10 @@ class Engine(faust.App):
         # Faust waits for the slowest handler however long it takes; what is unfinished after ours is done again.
         limit = self.drain_s if self.should_stop else self.mailvet.rebalance_grace_s
         waiting = asyncio.ensure_future(super()._consumer_wait_empty(consumer, logger))
-        await asyncio.wait({waiting}, timeout=limit)
+        try:
+            await asyncio.wait({waiting}, timeout=limit)
+        finally:
+            waiting.cancel()
 
     def _new_transport(self) -> "_Transport":
         return _Transport(self.conf.broker_consumer, self)
@@ -307,6 +310,15 @@ class _Consumer(driver.Consumer):
             held, self._held = self._held, set()
             super().resume_partitions(held)
             super().resume_flow()
+
+    async def _wait_for_ack(self, timeout: float) -> None:
+        # Faust takes a cancellation for an ack: a wait that was given up went on, with a full collection of garbage and
+        # a commit for each ack, until nothing was unfinished, which under load is never; one more with each rebalance.
+        self._waiting_for_ack = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait({self._waiting_for_ack}, timeout=timeout)
+        finally:
+            self._waiting_for_ack = None
 
     def _to_message(self, tp: TP, record: Any) -> Any:
         # Nobody else asks for this size; the sum over all that wait is asked for again and again.

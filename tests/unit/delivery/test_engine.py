@@ -1,14 +1,17 @@
 """What Faust reads ahead is bounded by size."""
 
 import asyncio
+import logging
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
+from mode.utils.futures import notify
 
 from streams import engine
 from streams.engine import Engine, _Consumer
+from streams.settings import Settings
 from streams.wire import HEADER_BYTES, weight
 
 
@@ -71,3 +74,38 @@ async def test_nothing_is_read_while_it_is_full_but_a_rebalance_and_a_stop_do_no
     vars(consumer.app).update(let_go)
     assert await reading == {}
     assert read == ["flow"]
+
+
+class Unfinished:
+    """A message that nobody acknowledges."""
+
+    acked = False
+    refcount = 1
+
+
+async def test_a_wait_for_work_in_flight_is_over_when_it_is_given_up() -> None:
+    app = engine.engine("route", Settings(rebalance_grace_s=0.01))
+    consumer, message, commits = cast(Any, app.consumer), Unfinished(), []
+
+    async def commit(*_: object, **__: object) -> bool:
+        commits.append(1)
+        return False
+
+    consumer.commit = commit
+    consumer._unacked_messages.add(message)
+    before = asyncio.all_tasks()
+    await app._consumer_wait_empty(consumer, logging.getLogger())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before, "Faust's would go on, with a full collection of garbage for each ack"
+    assert (len(commits), consumer._waiting_for_ack) == (1, None)
+
+
+async def test_an_ack_ends_the_wait_for_it() -> None:
+    consumer = cast(Any, engine.engine("route", Settings()).consumer)
+    waiting = asyncio.create_task(consumer._wait_for_ack(60.0))
+    await asyncio.sleep(0)
+    notify(consumer._waiting_for_ack)
+    await asyncio.wait_for(waiting, 5)
+    await consumer._wait_for_ack(0.001)
+    assert consumer._waiting_for_ack is None
