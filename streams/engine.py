@@ -29,7 +29,7 @@ from streams.assignor import WarmAssignor
 from streams.delivery import Delivery, OrderedAcks, Producer
 from streams.delivery.producer import LINGER_MS, MAX_BATCH_BYTES, MAX_RECORD_BYTES
 from streams.installed import TableDeclaration, app_id
-from streams.kafka import StartupError, faust_options
+from streams.kafka import StartupError, faust_options, join_knowingly
 from streams.metrics import Metrics
 from streams.recovery import BatchRecovery, BatchTables
 from streams.settings import Settings
@@ -136,7 +136,7 @@ class Engine(faust.App):
         coordination of the group waits for ever to have its error asked for, and a task that died is not missed.
         """
         consumer = None if self._consumer is None else cast(_Consumer, self._consumer)._thread._consumer
-        if consumer is None:
+        if consumer is None or consumer._coordinator is None:  # It was not started yet.
             return None
         coordinator = consumer._coordinator
         if coordinator._pending_exception is not None:
@@ -206,6 +206,10 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = cast(Engine, self.app).mailvet.fetch_wait_ms
         return consumer
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        join_knowingly(self._ensure_consumer())
 
     async def _fetch_records(
         self, consumer: Any, active_partitions: Any, timeout: float | None = None, max_records: int | None = None

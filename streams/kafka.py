@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, for_code
@@ -46,6 +47,24 @@ def faust_options(settings: Settings) -> dict[str, Any]:
     except SecurityError as wrong:
         raise StartupError(str(wrong)) from None
     return {"broker": "kafka://" + ";".join(_servers(settings)), "broker_credentials": credentials}
+
+
+def join_knowingly(consumer: AIOKafkaConsumer) -> None:
+    """Let a consumer that was started join its group only once it knows the partitions of what it subscribes to.
+
+    Whoever leads a group gives nobody a topic that it knows nothing of, without a word, and looks again after five
+    minutes: where its first request for metadata failed (it does not repeat that), all workers of the group waited so
+    long, healthy and without partitions. A topic that is not found within the request timeout is an error.
+    """
+    client, coordinator = consumer._client, consumer._coordinator
+    join = coordinator.ensure_active_group
+
+    async def join_then(subscription: Any, assignment: Any) -> Any:
+        for topic in subscription.topics:
+            await client._wait_on_metadata(topic)
+        return await join(subscription, assignment)
+
+    coordinator.ensure_active_group = join_then
 
 
 async def check_broker(settings: Settings, topics: Iterable[Topic]) -> None:

@@ -22,7 +22,7 @@ from schemas.topics import TIERS, Topic
 from streams.codec import decode
 from streams.delivery import Producer, Recent, dead_letter
 from streams.installed import app_id
-from streams.kafka import client_options
+from streams.kafka import client_options, join_knowingly
 from streams.metrics import Metrics
 from streams.records import Incoming, Outgoing, Unusable
 from streams.roles.judge import LANES
@@ -267,6 +267,7 @@ class TierRunner:
         )
         await consumer.start()
         try:
+            join_knowingly(consumer)
             consumer.subscribe([self._topic.named(self._settings.namespace).name], listener=tier)
             while not self.should_stop:
                 await tier.step()
