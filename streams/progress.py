@@ -33,6 +33,11 @@ BROKER_S: Final = 10.0
 LEAVE_S: Final = 5.0
 """What closing that connection may take."""
 
+TURNS: Final = 40
+"""So many dialogues, one after the other, may the addresses need that a probe has read out for one provider (2,000, of
+which 50 are asked for at a time), and where ten tenants take turns all their tasks end with the last.
+"""
+
 EXIT_SLACK_S: Final = 10.0
 """What a process may take to end beyond the stop of its workers; then it is ended."""
 
@@ -277,6 +282,6 @@ class ProgressWatch(Service):
 
 
 def hang_s(settings: Settings) -> float:
-    """In how many seconds something of the work in hand has to end: never less than a task of ours may take."""
-    longest = settings.turn_wait_s + settings.dialogue_deadline_s + 2 * settings.delivery_timeout_s
-    return max(settings.hang_s, longest)
+    """In how many seconds something of the work in hand has to end: never less than all of it may take."""
+    dialogues_s = TURNS * settings.dialogue_deadline_s
+    return max(settings.hang_s, settings.turn_wait_s + dialogues_s + 2 * settings.delivery_timeout_s)

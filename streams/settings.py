@@ -84,10 +84,10 @@ class Settings(BaseSettings):
         description="A worker that reads nothing for so long though the broker has records for it stops with a reason.",
     )
     hang_s: float = Field(
-        default=1800.0,
+        default=3600.0,
         ge=60.0,
-        description="Work in hand of which nothing ends for so long stops the worker with a reason. "
-        "No less than the longest task may take.",
+        description="Work in hand of which nothing ends for so long stops the worker with a reason; never less than "
+        "all that may be in hand takes.",
     )
     idempotent_producer: bool = Field(default=True, description="Off for brokers without InitProducerId.")
     fetch_wait_ms: PositiveInt = Field(

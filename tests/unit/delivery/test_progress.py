@@ -17,7 +17,7 @@ from streams.settings import Settings
 
 HERE, THERE = TopicPartition("t", 0), TopicPartition("t", 1)
 MOVING = round(LOOKS * (1 + JOIN_S / 60.0))
-HANGING = round(LOOKS * 1800.0 / 60.0)
+HANGING = round(LOOKS * 3600.0 / 60.0)
 
 
 @dataclass
@@ -210,7 +210,7 @@ async def test_a_rebalance_that_waits_for_the_broker_is_looked_at_again_soon() -
 async def test_work_in_hand_of_which_nothing_ends_stops_the_worker_in_the_end() -> None:
     world = World(App(stands={HERE: None}, work={"the work on t": 7, "the commits of t[0]": None}))
     assert await world.look(HANGING) == []
-    assert await world.look(1) == ["g: the work on t did not move for 1800 s"]
+    assert await world.look(1) == ["g: the work on t did not move for 3600 s"]
 
 
 @pytest.mark.parametrize("change", [lambda work: work["t"] + 1, lambda _: None])
@@ -233,13 +233,13 @@ async def test_work_is_looked_at_in_a_rebalance_too() -> None:
     for each in range(HANGING + 1):
         world.app.rows = each
         await world.look(1)
-    assert world.fatal == ["g: t did not move for 1800 s"]
+    assert world.fatal == ["g: t did not move for 3600 s"]
 
 
 def test_no_task_of_ours_is_taken_for_hung() -> None:
-    assert hang_s(Settings()) == 1800.0
-    assert hang_s(Settings(hang_s=60.0)) == 120.0 + 60.0 + 2 * 120.0
-    assert hang_s(Settings(turn_wait_s=3600.0)) == 3600.0 + 60.0 + 2 * 120.0
+    assert hang_s(Settings()) == 3600.0
+    assert hang_s(Settings(hang_s=60.0)) == 120.0 + 40 * 60.0 + 2 * 120.0
+    assert hang_s(Settings(turn_wait_s=3600.0)) == 3600.0 + 40 * 60.0 + 2 * 120.0
 
 
 async def test_an_engine_that_knows_that_it_is_broken_ends_at_once() -> None:
