@@ -61,7 +61,12 @@ def join_knowingly(consumer: AIOKafkaConsumer) -> None:
 
     async def join_then(subscription: Any, assignment: Any) -> Any:
         for topic in subscription.topics:
-            await client._wait_on_metadata(topic)
+            known = asyncio.ensure_future(client._wait_on_metadata(topic))
+            await asyncio.wait({known, coordinator._closing}, return_when=asyncio.FIRST_COMPLETED)
+            if not known.done():  # It is closed: a stop does not wait for a broker that is away.
+                known.cancel()
+                return None
+            known.result()
         return await join(subscription, assignment)
 
     coordinator.ensure_active_group = join_then

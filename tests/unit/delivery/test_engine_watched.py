@@ -12,11 +12,12 @@ from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams.engine import Engine, _ConsumerThread, engine
+from streams.kafka import join_knowingly
 from streams.settings import Settings
 
 DAY_S = 86_400.0
@@ -156,6 +157,35 @@ async def test_no_group_is_led_by_a_worker_that_does_not_know_its_topics(
     kafka.subscription.subscribe({"t"})
     await asyncio.wait_for(joined.wait(), 10)
     assert known == [{0, 1}]
+
+
+async def test_a_consumer_that_waits_for_metadata_can_be_closed(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = asyncio.Event()
+
+    async def never(_: str) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(kafka.client, "_wait_on_metadata", never)
+    kafka.coordinator.coordinator_id = 1
+    join_knowingly(cast(Any, SimpleNamespace(_coordinator=kafka.coordinator, _client=kafka.client)))
+    kafka.subscription.subscribe({"t"})
+    await asyncio.wait_for(asked.wait(), 10)
+    await asyncio.wait_for(kafka.coordinator.close(), 10)
+    assert kafka.coordinator._coordination_task.exception() is None
+
+
+async def test_a_topic_that_is_not_there_is_an_error(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nowhere(_: str) -> None:
+        raise UnknownTopicOrPartitionError
+
+    monkeypatch.setattr(kafka.client, "_wait_on_metadata", nowhere)
+    kafka.coordinator.coordinator_id = 1
+    join_knowingly(cast(Any, SimpleNamespace(_coordinator=kafka.coordinator, _client=kafka.client)))
+    kafka.subscription.subscribe({"t"})
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert "UnknownTopicOrPartitionError" in (kafka.engine().broken() or "")
 
 
 async def test_who_leads_a_group_without_knowing_its_topics_gives_nobody_anything() -> None:
