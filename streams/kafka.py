@@ -2,16 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import wraps
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import KafkaConnectionError, KafkaError, for_code
 
 from schemas.topics import DAY_MS, LEADING, Topic
 from streams.security import SecurityError, aiokafka_security, faust_credentials
@@ -47,6 +49,29 @@ def faust_options(settings: Settings) -> dict[str, Any]:
     except SecurityError as wrong:
         raise StartupError(str(wrong)) from None
     return {"broker": "kafka://" + ";".join(_servers(settings)), "broker_credentials": credentials}
+
+
+def mind_uvloop() -> None:
+    """Have aiokafka take a connection for broken where uvloop says that it is closed: by a RuntimeError, which the
+    transports of asyncio never raise and aiokafka does not expect.
+
+    What had written died of it: a sender, a fetch loop, the coordination of a group, or the renewal of metadata, whose
+    producer then waited until its records were too late.
+    """
+    for name in ("send", "_send_sasl_token"):
+        setattr(AIOKafkaConnection, name, _closing(getattr(AIOKafkaConnection, name)))
+
+
+def _closing(send: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(send)
+    def send_or_close(self: AIOKafkaConnection, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return send(self, *args, **kwargs)
+        except RuntimeError as error:
+            self.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError(f"the connection to {self.host}:{self.port} is closed") from error
+
+    return send_or_close
 
 
 def join_knowingly(consumer: AIOKafkaConsumer) -> None:

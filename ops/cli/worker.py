@@ -17,7 +17,7 @@ from ops.health import serve
 from streams.app import open_worker
 from streams.group import STOP_SLACK_S, WorkerFailed
 from streams.installed import ROLES
-from streams.kafka import StartupError, check_broker
+from streams.kafka import StartupError, check_broker, mind_uvloop
 from streams.metrics import Metrics
 from streams.progress import EXIT_SLACK_S, Heartbeat
 from streams.settings import Settings
@@ -38,6 +38,7 @@ def command(what: str | None, role: str | None, bootstrap: str, metrics_port: in
         raise UserError("say what to run: `mailvet worker all`, or `mailvet worker --role ROLE`")
     settings = load_settings(bootstrap_servers=bootstrap, metrics_port=metrics_port)
     _set_up_logging()
+    mind_uvloop()
     try:
         uvloop.run(_run(ROLES if role is None else (role,), role or "all", settings))
     except (StartupError, ValueError) as mistake:
