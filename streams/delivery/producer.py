@@ -20,6 +20,9 @@ MAX_RECORD_BYTES = 4 * 1024 * 1024 - 64 * 1024
 """A topic takes batches of 4 MiB; the rest is room for the headers and the batch's own."""
 
 
+LOOK_S = 5.0
+"""How often one looks whether aiokafka's own tasks go on."""
+
 CHANGELOG = "a changelog"
 """Stands for the topic of a row's change, which Faust sends."""
 
@@ -55,6 +58,17 @@ class Producer(Service):
             max_request_size=MAX_RECORD_BYTES,
         )
         await self._producer.start()
+
+    @Service.task
+    async def _look_after(self) -> None:
+        # Without them what is handed over waits until its time is over, and nobody says why.
+        while not self.should_stop:
+            await self.sleep(LOOK_S)
+            assert self._producer is not None  # noqa: S101  on_start() made it
+            parts = {"sending": self._producer._sender.sender_task, "metadata": self._producer.client._sync_task}
+            for part, task in parts.items():
+                if task is not None and task.done() and not self.should_stop:
+                    raise DeliveryFailed(f"the producer's task for {part} has ended")
 
     async def on_stop(self) -> None:
         """Send what is left, within the drain's time."""

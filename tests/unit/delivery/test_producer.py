@@ -2,6 +2,7 @@
 
 import asyncio
 from asyncio import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ class FakeKafka:
         self.answers: list[Any] = []
         self.stopping = asyncio.Event()
         self.stopping.set()
+        self._sender = SimpleNamespace(sender_task=None)
+        self.client = SimpleNamespace(_sync_task=None)
 
     async def start(self) -> None: ...
 
@@ -130,3 +133,18 @@ async def test_a_stop_does_not_wait_for_ever(made: Made, caplog: pytest.LogCaptu
 
 async def test_a_producer_that_never_started_stops(made: Made) -> None:
     await Producer(Settings()).on_stop()
+
+
+@pytest.mark.parametrize(("part", "name"), [("_sender", "sender_task"), ("client", "_sync_task")])
+async def test_a_task_of_the_client_that_ends_is_missed_at_once(
+    made: Made, monkeypatch: pytest.MonkeyPatch, part: str, name: str
+) -> None:
+    monkeypatch.setattr(producer, "LOOK_S", 0.001)
+    async with Producer(Settings(drain_s=0.01)) as running:
+        task = asyncio.create_task(asyncio.Event().wait())
+        setattr(getattr(made.kafka, part), name, task)
+        await asyncio.sleep(0.02)
+        assert not running.crashed
+        task.cancel()
+        await asyncio.wait_for(running._crashed.wait(), 10)
+        assert "has ended" in str(running.crash_reason)
