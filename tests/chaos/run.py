@@ -18,8 +18,9 @@ from tests.chaos.observe import Observer
 from tests.chaos.rig import TENANT, Rig, rig, shuffled
 from tests.chaos.schedule import COPIES, OUTAGES, Fault, schedule, workers
 
-OPTIONS = {"RETRY_DELAYS_S": "4,8,16"}
-"""Settings of a run: an outage of DNS or SMTP is over before the last tier has passed."""
+OPTIONS = {"RETRY_DELAYS_S": "4,8,16", "STALL_S": "20"}
+"""Settings of a run: an outage of DNS or SMTP is over before the last tier has passed, and a worker that stands still
+is ended while its run still waits for answers."""
 
 BREAKERS = "[default]\nbreaker_base_s = 1.0\nbreaker_max_s = 4.0\n"
 """As much shorter than usual as the retry tiers are: five minutes at most where these are 5, 15 and 60."""
