@@ -120,10 +120,14 @@ def lane_of(request: Request, interactive_up_to: int) -> Lane:
     return Lane.INTERACTIVE if len(request.addresses) <= interactive_up_to else Lane.BULK
 
 
-def verdict_by(request: Request, now_ms: int, default: timedelta) -> int:
-    """When every address shall have its verdict, in milliseconds since 1970, within our bounds."""
-    asked = now_ms + _ms(default) if request.verdict_by is None else math.ceil(request.verdict_by.timestamp() * 1000)
-    return min(max(asked, now_ms + _ms(MIN_VERDICT_BY)), now_ms + _ms(MAX_VERDICT_BY))
+def verdict_by(request: Request, stamped_ms: int, default: timedelta) -> int:
+    """When every address shall have its verdict, in milliseconds since 1970, within our bounds.
+
+    A function of the record alone, never of an account: with the uid it names the request's rows downstream.
+    """
+    asked = request.verdict_by
+    asked_ms = stamped_ms + _ms(default) if asked is None else math.ceil(asked.timestamp() * 1000)
+    return min(max(asked_ms, stamped_ms + _ms(MIN_VERDICT_BY)), stamped_ms + _ms(MAX_VERDICT_BY))
 
 
 def decide(key: Key, tenant: TenantAccount, own: Account, asked: Asked) -> TenantAccount:

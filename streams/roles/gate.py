@@ -212,8 +212,10 @@ class Gate:
         )
 
     def _asked(self, record: Incoming, request: Request, key: Key, proof: Proof, tenant: Account) -> Asked:
-        # The time of a tenant never runs backwards, whichever intake stamped it.
-        now_ms = max(_number(record, NOW), tenant.now_ms)
+        # The time of a tenant never runs backwards, whichever intake stamped it. The deadline is counted from the stamp
+        # all the same: whoever decides this record names the same request downstream (docs/decisions/0017).
+        stamped_ms = _number(record, NOW)
+        now_ms = max(stamped_ms, tenant.now_ms)
         return Asked(
             request=request,
             uid=request_uid(key.tenant, request.request_id),
@@ -221,7 +223,7 @@ class Gate:
             record=f"{record.topic.split('.')[2]}-{record.partition}-{record.offset}",
             now_ms=now_ms,
             lane=decisions.lane_of(request, self._settings.interactive_up_to),
-            verdict_by_ms=decisions.verdict_by(request, now_ms, self._settings.verdict_by_default),
+            verdict_by_ms=decisions.verdict_by(request, stamped_ms, self._settings.verdict_by_default),
             refusal=standing(key, proof, _number(record, ARRIVED)),
         )
 

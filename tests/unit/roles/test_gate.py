@@ -403,6 +403,21 @@ def test_verdict_by_is_the_clients_within_bounds(asked: timedelta, granted: str)
     assert admitted["ticket"]["verdict_by"] == granted
 
 
+@pytest.mark.parametrize("fields", [{}, {"verdict_by": (NOW + timedelta(milliseconds=10)).isoformat()}])
+def test_whoever_decides_a_record_names_the_same_request_downstream(fields: dict[str, Any]) -> None:
+    """A worker that was paused has decided it; the next, which does not know that, decides others before."""
+    world = World()
+    record = world.send(request_bytes("r1", **fields))
+    [paused] = values(world.admit(record), ADMITTED_INTERACTIVE.name)
+    world.ledger.clear()
+    world.restart()
+    world.clock.now_ms += 1500
+    world.ask("r2")
+    [admitted] = values(world.admit(record), ADMITTED_INTERACTIVE.name)
+    assert admitted["ticket"]["admitted_at"] != paused["ticket"]["admitted_at"], "decided anew"
+    assert admitted["ticket"]["verdict_by"] == paused["ticket"]["verdict_by"]
+
+
 # -- settlement ----------------------------------------------------------------------------------------------
 
 
