@@ -3,6 +3,7 @@
 import os
 import random
 import socket
+from collections import deque
 from pathlib import Path
 from typing import Protocol
 
@@ -49,19 +50,24 @@ class Broker(Protocol):
         """End it for good and remove its data. Calling it twice does no harm."""
 
 
+_GIVEN: deque[int] = deque(maxlen=len(PORTS) // 2)
+"""What was handed out last: who got it may not listen on it yet."""
+
+
 def free_port() -> int:
-    """A port of loopback that nobody listens on now.
+    """A port of loopback that nobody listens on now, and that was not given to anybody in this process of late.
 
     Raises:
         BrokerError: none of a hundred tries was free.
     """
-    for port in random.sample(PORTS, 100):
+    for port in random.sample(sorted(set(PORTS).difference(_GIVEN)), 100):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _GIVEN.append(port)
             return port
     raise BrokerError(f"no free port between {PORTS.start} and {PORTS.stop} on 127.0.0.1")
 

@@ -20,6 +20,12 @@ def test_a_port_in_use_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     assert base.free_port() == port
 
 
+def test_no_port_is_given_twice_before_anybody_listens_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "PORTS", range(12_000, 12_300))
+    given = [base.free_port() for _ in range(100)]
+    assert len(set(given)) == 100
+
+
 def test_the_cache_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAILVET_CACHE", str(tmp_path / "a" / "b"))
     assert base.cache_dir() == tmp_path / "a" / "b"
