@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -137,14 +138,10 @@ def measure(plan: Plan, say: Callable[[str], None]) -> Report:
 
 def _ours(plan: Plan, sink: RunningSink) -> list[Contestant]:
     """Ours as it comes; in several processes; and with more sessions than it takes by default."""
-    mine = [
-        ours(sink, sweep=plan.sweep, sessions=plan.sessions, sessions_max=plan.sessions_max, processes=processes)
-        for processes in sorted({1, plan.processes})
-    ]
+    made = partial(ours, sink, sweep=plan.sweep, sessions=plan.sessions)
+    mine = [made(sessions_max=plan.sessions_max, processes=processes) for processes in sorted({1, plan.processes})]
     if plan.wide:
-        wide = ours(
-            sink, sweep=plan.sweep, sessions=plan.sessions, sessions_max=plan.wide, processes=plan.processes
-        )  # fmt: skip
+        wide = made(sessions_max=plan.wide, processes=plan.processes)
         mine.append(replace(wide, name=f"{wide.name}, up to {plan.wide} sessions"))
     return mine
 
