@@ -23,7 +23,7 @@ test: setup lint types layers ## Everything: lint, types, layers, all tests on a
 	@ops/setup/broker.sh
 	@ops/setup/mta.sh
 	@rm -f .coverage .coverage.*
-	@status=0; $(BIN)/python -m coverage run -m pytest -n 2 $(ARGS) || status=$$?; \
+	@status=0; $(BIN)/python -m coverage run -m pytest -n 2 --dist loadgroup $(ARGS) || status=$$?; \
 	$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage json -q -o .coverage-report.json && \
 	$(BIN)/python -m ops.coverage_gate .coverage-report.json && exit $$status
 

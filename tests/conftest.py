@@ -1,7 +1,6 @@
 """What all tests share: real brokers and mail servers for those that ask for one, and a line that says which it was.
 
-`make test` runs two processes: one for all that shares brokers, one for the rest, which is quick and fills the other's
-waits.
+`make test` runs two processes, which share all tests: each fills the other's waits, and has brokers of its own.
 """
 
 import os
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from xdist.scheduler import LoadScopeScheduling
 
 from ops.brokers.base import Broker
 from ops.brokers.real import broker as real_broker
@@ -21,8 +19,6 @@ from ops.mta.server import Server
 # How long one example takes is the machine's affair.
 settings.register_profile("mailvet", deadline=None)
 settings.load_profile("mailvet")
-
-ON_BROKERS = ("tests/integration/", "tests/chaos/")
 
 _USED: dict[str, int] = {}
 _NOTES: set[str] = set()
@@ -97,18 +93,6 @@ def start_mta() -> Iterator[Callable[[Callable[[], Server]], Server]]:
                 pytest.skip(str(missing))
 
         yield start
-
-
-class Shares(LoadScopeScheduling):
-    """What runs on brokers stays in one process, one test after the other; the rest is shared file by file."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "brokers" if nodeid.startswith(ON_BROKERS) else nodeid.partition("::")[0]
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shares:
-    """Marks of groups would do, but xdist 3.8 does not see them under pytest 9.2."""
-    return Shares(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
