@@ -13,7 +13,8 @@ import random
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import orjson
@@ -79,13 +80,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a run showed. ``lost``: addresses without a verdict; ``wrong``: with another one than their server gave."""
+    """What a run showed. ``lost``: addresses without a verdict; ``wrong``: how many have another one than their server
+    gave, by what was said of them."""
 
     addresses: int
     requests: int
     seconds: float
     lost: int
-    wrong: int
+    wrong: Mapping[str, int] = field(default_factory=dict)
     growths: Sequence[Growth] = ()
 
     @property
@@ -100,7 +102,7 @@ class Report:
             **whole,
             "rate": round(self.rate, 1),
             "lost": self.lost,
-            "wrong": self.wrong,
+            "wrong": dict(self.wrong),
             "roles": [growth.as_dict() for growth in self.growths],
         }
 
@@ -108,7 +110,7 @@ class Report:
 def text(report: Report) -> str:
     """For people."""
     whole = f"{report.addresses:,} addresses in {report.requests:,} requests, {report.rate:,.0f} addresses/s"
-    return f"{table(report.growths)}\n{whole}, {report.lost:,} lost, {report.wrong:,} wrong"
+    return f"{table(report.growths)}\n{whole}, {report.lost:,} lost, {sum(report.wrong.values()):,} wrong"
 
 
 def failures(report: Report, most: float) -> list[str]:
@@ -117,7 +119,7 @@ def failures(report: Report, most: float) -> list[str]:
     return [
         *([f"{', '.join(grown)} of what it held at one tenth, and may hold {most:g} times"] if grown else []),
         *([f"{report.lost:,} addresses have no verdict"] if report.lost else []),
-        *([f"{report.wrong:,} verdicts are wrong"] if report.wrong else []),
+        *(f"{number:,} verdicts are wrong: {said}" for said, number in report.wrong.items()),
     ]
 
 
@@ -166,7 +168,7 @@ class Tally:
     """Counts verdicts by their place; a repeat counts nothing."""
 
     answered: int = 0
-    wrong: int = 0
+    wrong: Counter[str] = field(default_factory=Counter)
     requests: int = 0
     open: dict[str, _Open] = field(default_factory=dict)
     waiting: int = 0
@@ -195,7 +197,8 @@ class Tally:
         self.answered += 1
         self.waiting -= _hurried([address])
         right = "deliverable" if exists(address) or address.startswith(LATER) else "undeliverable"
-        self.wrong += record["verdict"] != right
+        if record["verdict"] != right:
+            self.wrong[f"{record['verdict']} ({record['reason']}) in place of {right}"] += 1
         if not asked.missing:
             del self.open[record["request_uid"]]
 

@@ -40,7 +40,8 @@ def test_one_request_of_fifty_is_greylisted_whole_where_that_is_asked_for() -> N
 
 
 def said(index: int, verdict: str = "deliverable", uid: str = "u", kind: str = "result") -> bytes:
-    return orjson.dumps({"request_uid": uid, "kind": kind, "index": index, "verdict": verdict})
+    reason = "mailbox_accepted"
+    return orjson.dumps({"request_uid": uid, "kind": kind, "index": index, "verdict": verdict, "reason": reason})
 
 
 def test_a_verdict_counts_once_and_is_held_against_its_server() -> None:
@@ -49,9 +50,10 @@ def test_a_verdict_counts_once_and_is_held_against_its_server() -> None:
     assert (tally.requests, tally.waiting, tally.lost) == (1, 2, 3)
     for value in (said(0), said(0), said(1), said(0, uid="another"), said(0, kind="summary")):
         tally.take(value)
-    assert (tally.answered, tally.wrong, tally.waiting, tally.lost) == (2, 1, 0, 1)
+    assert (tally.answered, tally.waiting, tally.lost) == (2, 0, 1)
+    assert tally.wrong == {"deliverable (mailbox_accepted) in place of undeliverable": 1}
     tally.take(said(2))
-    assert (tally.answered, tally.wrong, tally.lost, tally.open) == (3, 1, 0, {})
+    assert (tally.answered, tally.wrong.total(), tally.lost, tally.open) == (3, 1, 0, {})
 
 
 def test_a_rejection_ends_the_run() -> None:
@@ -61,9 +63,8 @@ def test_a_rejection_ends_the_run() -> None:
 
 
 def report(*, lost: int = 0, wrong: int = 0, end: int = 120) -> Report:
-    return Report(
-        1_000_000, 10_000, 800.0, lost, wrong, [Growth("gate", 100, 100, 100), Growth("probe", 100, end, 200)]
-    )
+    roles = [Growth("gate", 100, 100, 100), Growth("probe", 100, end, 200)]
+    return Report(1_000_000, 10_000, 800.0, lost, {"unknown (timeout)": wrong} if wrong else {}, roles)
 
 
 def test_what_fails_and_what_does_not() -> None:
@@ -71,7 +72,10 @@ def test_what_fails_and_what_does_not() -> None:
     assert failures(report(end=121), 1.2) == [
         "probe holds 1.21 times of what it held at one tenth, and may hold 1.2 times"
     ]
-    assert failures(report(lost=3, wrong=1), 1.2) == ["3 addresses have no verdict", "1 verdicts are wrong"]
+    assert failures(report(lost=3, wrong=1), 1.2) == [
+        "3 addresses have no verdict",
+        "1 verdicts are wrong: unknown (timeout)",
+    ]
 
 
 def test_the_closing_line_says_all_of_it() -> None:
