@@ -115,7 +115,7 @@ def _show(world: World) -> None:
         hosts = min(world.config.bulk_hosts, world.config.bulk_domains)
         console.print(
             f"Bulk: {world.config.bulk_domains} domains d0001.bulk.mailvet.test, ... on {hosts} hosts; "
-            "user... exists, everybody else does not"
+            "user1, user2, ... exist, nobody else does"
         )
     if world.config.dns:
         console.print(f"DNS: {world.resolver}, UDP and TCP\nTry in another terminal:")

@@ -106,9 +106,10 @@ class Server(ABC):
 class MailServer(Server):
     """One that takes mail on a port of each of ``addresses``, as so many servers as far as limits are counted.
 
-    Mailboxes of the domains that ``domains`` matches exist when their local part matches ``known`` (regular
-    expressions). ``settings`` are options of its configuration file, beyond the defaults; ``tls``: a file with a key
-    and its certificate, without which the server then takes no mail (530).
+    Mailboxes of the domains that ``domains`` matches exist when their local part, or the whole address where
+    the server looks at that, matches ``known`` (regular expressions). ``settings`` are options of its configuration
+    file, beyond the defaults; ``tls``: a file with a key and its certificate, without which the server then takes no
+    mail (530).
     """
 
     NAME: ClassVar[str]
@@ -121,7 +122,7 @@ class MailServer(Server):
         *,
         port: int = 0,
         domains: str = r"\.test$",
-        known: str = "^user",
+        known: str = "^user[0-9]*(@|$)",
         settings: Mapping[str, str] | None = None,
         tls: Path | None = None,
     ) -> None:

@@ -14,7 +14,7 @@ UNKNOWN_MAILBOX = "550 5.1.1 <{rcpt}>: no such user here"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mailboxes:
-    """Who has a mailbox: ``known`` locals and every local that starts with ``prefix`` (so that load needs no table).
+    """Who has a mailbox: ``known`` locals and every local of ``prefix`` and a number (so that load needs no table).
 
     ``replies`` holds what is said of particular locals instead; ``unknown`` what is said of all others, and without
     it they are accepted too.
@@ -30,9 +30,14 @@ class Mailboxes:
         local = local.lower()
         if local in self.replies:
             return self.replies[local]
-        if local in self.known or local.startswith(self.prefix):
+        if local in self.known or self._is_numbered(local):
             return None
         return self.unknown
+
+    def _is_numbered(self, local: str) -> bool:
+        """A number and nothing else: one random recipient of a million begins with the word."""
+        number = local.removeprefix(self.prefix)
+        return number != local and (not number or number.isdecimal())
 
 
 ORDINARY = Mailboxes()

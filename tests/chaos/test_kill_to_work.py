@@ -40,7 +40,7 @@ async def test_every_role_works_again_soon_after_it_was_killed(killable_broker: 
 def _samples(world: World) -> Iterable[Sample]:
     """Addresses that need every role: some are told "later" at the first ask, so there are new ones each time."""
     for _ in range(2):
-        name = f"user{uuid.uuid4().hex[:12]}@greylists.test"
+        name = f"user{uuid.uuid4().int}@greylists.test"
         yield Sample(name, "greylists", Reason.GREYLISTED, Reason.MAILBOX_ACCEPTED)
     yield from world.bulk_addresses(REQUESTS - 2)
 

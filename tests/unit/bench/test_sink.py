@@ -1,6 +1,7 @@
 """The sink's DNS answers, and its limits, without a socket."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import dns.message
@@ -75,6 +76,12 @@ async def test_who_exists_is_accepted_and_nobody_else() -> None:
     assert (sink.counters.recipients, sink.counters.refused, sink.counters.reads) == (2, 1, 2)
 
 
+async def test_a_random_recipient_that_begins_with_the_word_does_not_exist() -> None:
+    _, connection, wire = await session()
+    connection.data_received(b"RCPT TO:<userq7d01kk4vb2m9x3w@a.test>\r\nRCPT TO:<laterd01kk4vb2m9x3wq@a.test>\r\n")
+    assert wire.said.count(b"550 5.1.1 ") == 2
+
+
 async def test_who_is_greylisted_is_accepted_when_it_comes_again() -> None:
     sink, connection, wire = await session()
     connection.data_received(b"RCPT TO:<later1@a.test>\r\nRCPT TO:<later2@a.test>\r\nRCPT TO:<later1@a.test>\r\n")
@@ -102,6 +109,19 @@ async def test_from_the_eleventh_error_on_replies_wait() -> None:
     connection.data_received(b"RCPT TO:<gone@a.test>\r\n")
     await asyncio.sleep(0)
     assert wire.said.count(b"550 ") == 10
+
+
+async def test_late_replies_keep_their_order_whichever_timer_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[Callable[[], None]] = []
+    _, connection, wire = await session(soft_error_s=60.0)
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_at", lambda _due, call: timers.append(call))
+    connection.data_received(b"RCPT TO:<gone@a.test>\r\n" * 11)
+    connection.data_received(b"QUIT\r\n")
+    for timer in reversed(timers):
+        timer()
+    assert wire.said.count(b"550 ") == 11
+    assert wire.said.endswith(b"221 2.0.0 Bye\r\n")
+    assert wire.closed
 
 
 async def test_a_tarpit_never_answers_and_quit_closes() -> None:

@@ -13,7 +13,7 @@ from ops.world.bulk import bulk_addresses, bulk_domain
 from ops.world.grammar import domain_key, forward_path, is_hello, reverse_path
 from ops.world.greylist import Greylist
 from ops.world.lines import MAX_UNFINISHED, LineReader
-from ops.world.personality import DnsFault, Records
+from ops.world.personality import ORDINARY, UNKNOWN_MAILBOX, DnsFault, Records
 from ops.world.stats import MAX_VIOLATIONS, ViolationKind, WorldStats
 from ops.world.zone import Zone
 from schemas.vocabulary import Reason, Verdict
@@ -208,6 +208,16 @@ def test_hosting_shares_one_host_among_many_domains() -> None:
     hosting = next(personality for personality in CATALOGUE if personality.name == "hosting")
     assert len(hosting.all_domains) >= 20
     assert {records.mx for name, records in hosting.records() if name in hosting.all_domains} == {("mx.hosting.test",)}
+
+
+@pytest.mark.parametrize("local", ["user", "user7", "USER0042", "alice"])
+def test_who_has_a_mailbox(local: str) -> None:
+    assert ORDINARY.refusal(local) is None
+
+
+@pytest.mark.parametrize("local", ["userq7d01kk4vb2m9x3w", "user-1", "nobody", "7"])
+def test_who_has_none_though_it_may_begin_like_one_who_has(local: str) -> None:
+    assert ORDINARY.refusal(local) == UNKNOWN_MAILBOX
 
 
 def test_bulk_addresses_are_spread_over_domains_and_missing_ones_over_each() -> None:
