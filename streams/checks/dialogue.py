@@ -61,6 +61,29 @@ def kept_for_interactive(limit: int) -> int:
     return max(1, limit // 4) if limit > 1 else 0
 
 
+class Shift:
+    """One task that serves a queue, counted among its sessions until it parts: then the next may begin."""
+
+    __slots__ = ("parting", "queue")
+
+    def __init__(self, queue: ProviderQueue) -> None:
+        self.queue = queue
+        self.parting = False
+
+    def part(self) -> None:
+        """It asks its last recipients, and another one may take its place."""
+        self.parting = True
+        self.queue.sessions -= 1
+        self.queue.parting += 1
+
+    def end(self) -> None:
+        """It is over."""
+        if self.parting:
+            self.queue.parting -= 1
+        else:
+            self.queue.sessions -= 1
+
+
 class Prober:
     """Asks servers for mailboxes. One for each pool; any number of calls at a time may share it."""
 
@@ -152,23 +175,27 @@ class Prober:
         return queue.sessions > 1 and queue.sessions > self._share(queue)
 
     async def _serve(self, queue: ProviderQueue) -> None:
+        shift = Shift(queue)
         try:
-            while not self._overstaffed(queue) and (job := queue.head()) is not None:
+            while not shift.parting and not self._overstaffed(queue) and (job := queue.head()) is not None:
                 if (held := self._brake.held(queue.provider, job.domain)) is not None:
                     self._refuse(queue, queue.take_alike(job), held)
                 else:
-                    await self._visit(queue, job.hosts)
+                    await self._visit(shift, job.hosts)
+            if shift.parting:
+                self._staff(queue)  # for what came back
         finally:
-            queue.sessions -= 1
-            if not queue.sessions and not queue.size:
+            shift.end()
+            if queue.deserted:
                 self._queues.pop((queue.provider, queue.lane, queue.way), None)
 
-    async def _visit(self, queue: ProviderQueue, hosts: Hosts) -> None:
+    async def _visit(self, shift: "Shift", hosts: Hosts) -> None:
         """One lease: ask until nobody waits who could share it, or the session has had enough."""
+        queue = shift.queue
         try:
             async with self._pool.lease(queue.provider, hosts, timeout=LEASE_TIMEOUT_S, source=queue.way) as connection:
                 used = connection.uses > 1
-                while await self._converse(queue, hosts, connection, used=used):
+                while await self._converse(shift, hosts, connection, used=used):
                     used = True
         except ConnectFailed as failed:
             self._refused_to_talk(queue, hosts, failed)
@@ -194,10 +221,9 @@ class Prober:
         if match(reply, stage).reason is Reason.SENDER_BLOCKED:
             self._pool.report_block(provider, domain, without_addresses(reply), stage, source=way)
 
-    async def _converse(
-        self, queue: ProviderQueue, hosts: Hosts, connection: AsyncSMTPConnection, *, used: bool
-    ) -> bool:
+    async def _converse(self, shift: "Shift", hosts: Hosts, connection: AsyncSMTPConnection, *, used: bool) -> bool:
         """One write and its replies; ``used``: the session has answered before. False when it is of no more use."""
+        queue = shift.queue
         if self._pool.blocked(queue.provider):
             return False
         one_domain, room = connection.policy.domains_per_transaction == 1, connection.room
@@ -215,13 +241,19 @@ class Prober:
         if chunk[0].smtputf8 and not connection.capabilities.smtputf8:
             self._refuse(queue, chunk, self._of(connection, Stage.MAIL, failure=Failure.UTF8_UNSUPPORTED))
             return True
+        parting = queue.size >= connection.policy.min_errors_left and connection.is_last(len(chunk))
+        if parting:
+            shift.part()
+            self._staff(queue)  # whoever is next waits for the place that is free as soon as this is written
         try:
-            answers = await connection.ask([job.address for job in chunk], smtputf8=chunk[0].smtputf8)
+            answers = await connection.ask([job.address for job in chunk], smtputf8=chunk[0].smtputf8, parting=parting)
             self._settle(queue, connection, chunk, answers, used=used)
         except BaseException:
             queue.add(reversed(chunk), front=True)
             raise
         self._staff(queue)  # the provider may have earned one session more
+        if parting:
+            return False
         return answers.ended is None and connection.room > 0 and not self._overstaffed(queue)
 
     def _unheld(self, queue: ProviderQueue, chunk: list[Job]) -> list[Job]:

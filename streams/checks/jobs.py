@@ -145,6 +145,7 @@ class ProviderQueue:
         "asking",
         "followed",
         "lane",
+        "parting",
         "provider",
         "refused",
         "sessions",
@@ -157,6 +158,8 @@ class ProviderQueue:
         self.lane = lane
         self.way = way
         self.sessions = 0
+        self.parting = 0
+        """Sessions that ask their last recipients; they are not counted among :attr:`sessions` any more."""
         self.size = 0
         self.answered = self.refused = 0
         """Recipients so far, and those of them that were refused."""
@@ -179,6 +182,11 @@ class ProviderQueue:
         """
         lasts = PER_SESSION * (self.answered + PER_SESSION) // (self.refused + PER_SESSION)
         return min(-(-(self.size + self.followed) // min(lasts, MOST_PER_SESSION)), -(-self.size // PER_SESSION))
+
+    @property
+    def deserted(self) -> bool:
+        """Nobody waits, and nobody could come back."""
+        return not (self.sessions or self.parting or self.size)
 
     def add(self, jobs: Iterable[Job], *, front: bool = False) -> None:
         """Queue jobs; ``front`` is for those that were taken and came back, last one first."""

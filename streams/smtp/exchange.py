@@ -125,6 +125,7 @@ class Exchange:
         "_fitted",
         "_learned",
         "_mail",
+        "_parts",
         "_recipients",
         "_replies",
         "_sender",
@@ -135,6 +136,7 @@ class Exchange:
         "_writes",
         "began_late",
         "heard",
+        "may_part",
         "opens",
         "pipelined",
         "refused",
@@ -167,6 +169,9 @@ class Exchange:
         mail = mail_line(sender, smtputf8=smtputf8)
         fresh = fresh or smtputf8 > session.smtputf8
         steps = _plan(session, recipients, lines, mail, policy=policy, learned=learned, fresh=fresh)
+        self.may_part = pipelining and bool(steps)
+        """All is one write, which QUIT may end (RFC 2920 section 3.1)."""
+        self._parts = False
         self._writes = [steps] if pipelining else [[step] for step in steps]
         self._writes.reverse()
         self._sent: list[Step] = []
@@ -183,6 +188,11 @@ class Exchange:
         """Those of them that were no."""
         self.told_off = False
         """The session's first answer was 421: we come too fast. A later one says that this session has had enough."""
+
+    def part(self) -> None:
+        """End the write with QUIT. Only where it :attr:`may_part`, and before anything is sent."""
+        self._writes[0].append(Step(Verb.QUIT, line("QUIT")))
+        self._parts = True
 
     @property
     def planned(self) -> int:
@@ -235,6 +245,11 @@ class Exchange:
         broken = session.ended in (Ended.CLOSED, Ended.PROTOCOL) and session.in_flight > 0
         first = not (self.began_late or session.usage.errors)
         return Lost.PERHAPS if broken and first else Lost.NO
+
+    @property
+    def cut_short(self) -> bool:
+        """The server has closed before it had answered what came before QUIT."""
+        return self._parts and self._session.ended is Ended.CLOSED and self._session.in_flight > 0
 
     def answers(self) -> Answers:
         """What is known now."""

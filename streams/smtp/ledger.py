@@ -56,7 +56,19 @@ C = TypeVar("C", bound=Pooled)
 class Account(Generic[C]):
     """One provider's part of the books, by one way out."""
 
-    __slots__ = ("health", "idle", "learned", "open", "pace", "place", "policy", "provider", "waiting", "way")
+    __slots__ = (
+        "health",
+        "idle",
+        "learned",
+        "open",
+        "pace",
+        "parting",
+        "place",
+        "policy",
+        "provider",
+        "waiting",
+        "way",
+    )
 
     def __init__(self, place: Place, policy: ProviderPolicy, learned: Learned, health: Health, pace: Pace) -> None:
         self.place = place
@@ -67,6 +79,8 @@ class Account(Generic[C]):
         self.pace = pace
         self.open = 0
         """Connections that count against :attr:`limit`, those being dialled too; see :meth:`count`."""
+        self.parting = 0
+        """Connections that have said QUIT and hear their last replies; they count for the whole pool alone."""
         self.idle: dict[Key, list[C]] = {}
         """By socket; the one used last is taken first, so that the others may expire."""
         self.waiting: dict[Claim[C], None] = {}
@@ -188,6 +202,25 @@ class Ledger(Generic[C]):
         self.open -= 1
         self._feed_starved()
         self._serve(account)
+        self._tidy(account)
+
+    def part(self, place: Place) -> bool:
+        """A connection has written its last: its place is free, though not its socket. False: it keeps its place,
+        since half as many as may be open are parting."""
+        account = self.accounts[place]
+        if account.parting >= max(1, account.limit // 2):
+            return False
+        account.parting += 1
+        account.count(-1)
+        self._serve(account)
+        return True
+
+    def parted(self, place: Place) -> None:
+        """A connection that had given up its place is no more."""
+        account = self.accounts[place]
+        account.parting -= 1
+        self.open -= 1
+        self._feed_starved()
         self._tidy(account)
 
     def lost(self, connection: C, life: Life, cause: str) -> None:
@@ -339,7 +372,7 @@ class Ledger(Generic[C]):
 
     def _tidy(self, account: Account[C]) -> None:
         """Providers come and go by the thousand: an account without connections and callers is closed."""
-        if account.open or account.waiting:
+        if account.open or account.parting or account.waiting:
             return
         del self.accounts[account.place]
         self._starved.pop(account, None)

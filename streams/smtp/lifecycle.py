@@ -49,7 +49,7 @@ TRANSITIONS: Mapping[Life, Mapping[Life, str]] = MappingProxyType(
         Life.BUSY: MappingProxyType(
             {
                 Life.IDLE: "given back",
-                Life.DRAINING: "stalled, spent or too old",
+                Life.DRAINING: "stalled, spent or too old; or its last recipients were asked for",
                 Life.BROKEN: "closed, silent or out of step",
             }
         ),
@@ -60,7 +60,9 @@ TRANSITIONS: Mapping[Life, Mapping[Life, str]] = MappingProxyType(
                 Life.BROKEN: "the server closed it",
             }
         ),
-        Life.DRAINING: MappingProxyType({Life.CLOSED: "QUIT, not waited for"}),
+        Life.DRAINING: MappingProxyType(
+            {Life.CLOSED: "QUIT, not waited for", Life.BROKEN: "closed, silent or out of step before the last reply"}
+        ),
         Life.BROKEN: MappingProxyType({Life.CLOSED: "no QUIT"}),
         Life.CLOSED: MappingProxyType({}),
     }
@@ -194,6 +196,7 @@ COUNTERS: Mapping[str, str] = MappingProxyType(
         "dials_failed": "of them, those that no host answered well",
         "dials_spared": "hosts that were not dialled because their breaker was open",
         "drained": "sessions that we ended",
+        "parted": "of them, those that wrote QUIT with their last recipients and gave their place away at once",
         "broken": "sessions that the server or the network ended",
         "checks": "health checks begun: NOOP on idle sessions, dials of hosts that were left alone",
     }

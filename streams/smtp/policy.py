@@ -58,6 +58,11 @@ class ProviderPolicy:
     min_errors_left: int = 3
     """With fewer left a session asks nothing more: a new one is cheaper than writes of one or two recipients."""
 
+    parting: bool = True
+    """With the recipients that are likely a session's last, where others wait, QUIT is written too (RFC 2920 section 3.1),
+    and the next is dialled while the replies are under way: when its handshake is over the server has read
+    QUIT. No more than half the sessions part at a time, and none where a server once lost replies by it."""
+
     nonmail_budget: int = 8
     """RSET and NOOP of a session: Exim closes at the 11th (smtp_accept_max_nonmail), Postfix delays at the 101st."""
 
@@ -261,13 +266,16 @@ class Learned:
 
     recent_refusals: int = field(default=0, compare=False)
 
-    taught: tuple[int | None, bool, bool] = field(default=(None, False, False), compare=False)
+    taught: tuple[int | None, bool, bool, bool] = field(default=(None, False, False, False), compare=False)
     """The limits as they were when last looked at, and since when they are so."""
 
     taught_at: float = field(default=float("-inf"), compare=False)
 
     lost_steps: int = 0
     lost_at: float = float("-inf")
+
+    parts_badly: bool = False
+    """Replies were lost in a write that ended with QUIT."""
 
     wants_tls: set[tuple[str, int]] = field(default_factory=set)
     """Addresses and ports that answered MAIL with 530: the next session begins with STARTTLS."""
@@ -291,13 +299,13 @@ class Learned:
 
     def forget(self, now: float) -> None:
         """Give up limits that have stood for :data:`RELEARN_S`; to be called now and then."""
-        limits = (self.rcpt_per_transaction, self.one_domain, self.slows_errors)
+        limits = (self.rcpt_per_transaction, self.one_domain, self.slows_errors, self.parts_badly)
         if limits != self.taught:
             self.taught, self.taught_at = limits, now
         elif any(limits) and now >= self.taught_at + RELEARN_S:
             if self.slows_errors:
                 self.error_budget = None
-            self.rcpt_per_transaction, self.one_domain, self.slows_errors = None, False, False
+            self.rcpt_per_transaction, self.one_domain, self.slows_errors, self.parts_badly = None, False, False, False
 
     def slowed(self, asked: int) -> None:
         """A write was answered whole, but late: ask less at a time."""
@@ -441,6 +449,14 @@ def chunk_size(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int:
     if (errors := _write_size(policy, usage, learned)) is not None and errors < size:
         size = errors
     return size if learned.batch is None else min(size, learned.batch)
+
+
+def is_last(policy: ProviderPolicy, usage: Usage, learned: Learned, recipients: int) -> bool:
+    """True when a session is likely to ask nothing more after a write of so many, as things go with this provider."""
+    left = errors_left(policy, usage, learned)
+    if left is None or not learned.recent_answers or not policy.parting or learned.parts_badly:
+        return False
+    return left - recipients * learned.recent_refusals / learned.recent_answers < policy.min_errors_left
 
 
 def may_check(policy: ProviderPolicy, usage: Usage) -> bool:

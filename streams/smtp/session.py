@@ -149,8 +149,13 @@ class Session:
 
     @property
     def in_flight(self) -> int:
-        """Commands whose replies have not come."""
-        return len(self._in_flight)
+        """Commands whose replies have not come, but for QUIT: nobody waits for what is said to that."""
+        return len(self._in_flight) - (Verb.QUIT in self._in_flight[-1:])
+
+    @property
+    def parting(self) -> bool:
+        """QUIT has been said: what was asked before it will be answered, and nothing more can be."""
+        return self.ended is None and self._ahead is State.ENDED
 
     @property
     def in_transaction(self) -> bool:
@@ -187,7 +192,8 @@ class Session:
         if self.ended:
             return []
         if not data:
-            self.end(Ended.CLOSED, "the server closed the connection")
+            if self.in_flight or not self.parting:
+                self.end(Ended.CLOSED, "the server closed the connection")
             return []
         self._parser.feed(data)
         answers: list[tuple[Verb, Reply]] = []
@@ -229,7 +235,7 @@ class Session:
         self.state = TRANSITIONS[self.state, verb][refused]
         if reply.code == 421:
             self.end(Ended.CLOSED, str(reply))
-        elif self.state is State.ENDED:
+        elif self.state is State.ENDED and verb is not Verb.QUIT:
             self.end(Ended.CLOSED, f"{verb} was answered with {reply}")
 
     def _settle(self) -> None:

@@ -20,6 +20,11 @@ _QUIT = line("QUIT")
 _NOOP = line("NOOP")
 
 
+def _stays(_: "AsyncSMTPConnection") -> bool:
+    """A connection of no pool has no place to give."""
+    return False
+
+
 class AsyncSMTPConnection:
     """A session with one host of one provider, leased by :class:`~streams.smtp._async.pool.AsyncSMTPPool`."""
 
@@ -30,6 +35,7 @@ class AsyncSMTPConnection:
         "_learned",
         "_link",
         "_pace",
+        "_part",
         "_recorder",
         "_stalled",
         "_window",
@@ -80,6 +86,7 @@ class AsyncSMTPConnection:
         self._recorder = recorder
         self._clock = clock
         self._link: AsyncLink | None = None
+        self._part: Callable[[AsyncSMTPConnection], bool] = _stays
         self._stalled = False
         self._first_s: float | None = None
         """How long the last ask waited for its first reply."""
@@ -105,24 +112,35 @@ class AsyncSMTPConnection:
     @property
     def room(self) -> int:
         """Recipients that one :meth:`ask` will put to the server; 0: take another session."""
-        if self.session.ended or self._stalled:
+        if self.session.ended or self._stalled or self.session.parting:
             return 0
         return rules.chunk_size(self.policy, self.session.usage, self._learned)
 
+    def is_last(self, recipients: int) -> bool:
+        """True when after so many more the session is likely to be of no further use, so that it may part with them."""
+        return rules.is_last(self.policy, self.session.usage, self._learned, recipients)
+
     async def ask(
-        self, recipients: Sequence[str], *, smtputf8: bool = False, fresh: bool = False, timeout: float | None = None
+        self,
+        recipients: Sequence[str],
+        *,
+        smtputf8: bool = False,
+        fresh: bool = False,
+        parting: bool = False,
+        timeout: float | None = None,
     ) -> Answers:
         """Ask whether the server takes mail for ``recipients``; at most the first :attr:`room` of them are asked.
 
         Goes on with the open transaction where it can; ``fresh`` begins a new one. With PIPELINING all is one write.
-        ``timeout`` bounds the whole in seconds; silence is bounded by the policy anyhow. Never raises for what the
-        server does: see :class:`~streams.smtp.exchange.Answers`.
+        ``parting``: these are its last, and its place goes to others as soon as they are written; where that can't be
+        done, it stays. ``timeout`` bounds the whole in seconds; silence is bounded by the policy anyhow. Never raises
+        for what the server does: see :class:`~streams.smtp.exchange.Answers`.
 
         :raises LocalProtocolError: an address that must not be written, SMTPUTF8 where the server has it not, or
             another ask under way; nothing was written.
         """
         deadline = self._clock() + (timeout if timeout is not None else float("inf"))
-        answers = await self._exchange(recipients, smtputf8, fresh, deadline)
+        answers = await self._exchange(recipients, smtputf8, fresh, deadline, parting=parting)
         if self._must_encrypt(answers):
             if (failure := await self._start_tls(deadline)) is not None:
                 return Answers(None, answers.replies, self.session.ended, failure)
@@ -131,7 +149,9 @@ class AsyncSMTPConnection:
             answers = await self._exchange(recipients, smtputf8, fresh, deadline)
         return answers
 
-    async def _exchange(self, recipients: Sequence[str], smtputf8: bool, fresh: bool, deadline: float) -> Answers:
+    async def _exchange(
+        self, recipients: Sequence[str], smtputf8: bool, fresh: bool, deadline: float, *, parting: bool = False
+    ) -> Answers:
         link = self._open_link()
         if self.session.in_flight and not self.session.ended:
             raise LocalProtocolError("another ask is under way on this session")
@@ -157,6 +177,8 @@ class AsyncSMTPConnection:
         if not self.alive():
             return self._nothing(len(recipients))
         self._first_s = None
+        if parting and exchange.may_part and self._part(self):
+            exchange.part()
         while data := exchange.data_to_send():
             link.write(data)
             await self._hear(exchange, link, deadline)
@@ -218,6 +240,7 @@ class AsyncSMTPConnection:
             if ended is None:
                 (self._learned.slowed if slow else self._learned.answered)(exchange.heard)
                 self._learned.erred(self.session.usage.errors, self.policy, stalled=False)
+            self._learned.parts_badly |= exchange.cut_short
             changes = self._pace.judge(now, told_off=exchange.told_off, slow=slow, stalled=self._stalled, ended=ended)
             if exchange.pipelined and self._learned.stepped(exchange.lost, now):
                 changes.append("one at a time")
@@ -266,6 +289,7 @@ class AsyncSMTPConnection:
             answers.mail is not None
             and answers.mail.code == 530
             and answers.ended is None
+            and not self.session.parting
             and self.policy.starttls is not StartTLS.NEVER
             and self.capabilities.starttls
             and not self.capabilities.tls
@@ -299,9 +323,16 @@ class AsyncSMTPConnection:
         """The banner has come."""
         self.move(Life.GREETING, "banner")
 
-    def opened(self, link: AsyncLink, on_loss: Callable[["AsyncSMTPConnection"], None]) -> None:
-        """The dial succeeded. ``on_loss`` is called when the session ends while nobody uses it."""
+    def opened(
+        self,
+        link: AsyncLink,
+        on_loss: Callable[["AsyncSMTPConnection"], None],
+        part: Callable[["AsyncSMTPConnection"], bool],
+    ) -> None:
+        """The dial succeeded. ``on_loss`` is called when the session ends while nobody uses it; ``part`` when its place
+        could be given to others, and is true where it was."""
         self._link = link
+        self._part = part
 
         def on_activity() -> None:
             if not self.alive():
@@ -329,6 +360,8 @@ class AsyncSMTPConnection:
             return Life.BROKEN, "cancelled"
         if not self.alive():
             return Life.BROKEN, str(self.session.ended)
+        if self.session.parting:
+            return Life.DRAINING, "last recipients"
         cause = rules.may_reuse(
             self.policy,
             self.session.usage,
@@ -346,10 +379,13 @@ class AsyncSMTPConnection:
         return checked if rules.may_check(self.policy, self.session.usage) else float("inf")
 
     def close(self, life: Life, cause: str) -> None:
-        """End the connection: QUIT, not waited for, when ``life`` is draining; without a word when it is broken."""
-        self.move(life, cause)
+        """End the connection: QUIT, not waited for, when ``life`` is draining and it has not been said; without a word
+        when it is broken."""
+        if self.state is not life:
+            self.move(life, cause)
         if self._link is not None:
-            self._link.close(_QUIT if life is Life.DRAINING and not self.session.ended else b"")
+            polite = life is Life.DRAINING and not self.session.ended and not self.session.parting
+            self._link.close(_QUIT if polite else b"")
         self.session.end(Ended.CLOSED, cause)
         self.move(Life.CLOSED, cause)
 

@@ -383,7 +383,7 @@ class SMTPPool:
             self._recorder.count("dials_failed")
             self._forget(connection, Life.BROKEN, "dial failed" if isinstance(error, Exception) else "cancelled")
             raise
-        connection.opened(link, self._lost)
+        connection.opened(link, self._lost, self._part)
         if self._closed:
             self._forget(connection, Life.DRAINING, "pool closed")
             raise PoolClosed("the pool was closed while a session was dialled")
@@ -570,11 +570,22 @@ class SMTPPool:
         self._close_struck()
         self._arm(min(connection.idle_since + connection.policy.idle_expiry_s, connection.check_at))
 
+    def _part(self, connection: SMTPConnection) -> bool:
+        """Its place goes to whoever waits, while it hears its last replies; false where too many do that already."""
+        with self._lock:
+            if self._closed or not self._ledger.part(connection.place):
+                return False
+            connection.move(Life.DRAINING, "last recipients")
+            self._recorder.count("parted")
+        self._close_struck()
+        return True
+
     def _forget(self, connection: SMTPConnection, life: Life, cause: str) -> None:
         """A connection ends that is on the books and not idle."""
+        parted = connection.state is Life.DRAINING
         self._close(connection, life, cause)
         with self._lock:
-            self._ledger.gone(connection.place)
+            (self._ledger.parted if parted else self._ledger.gone)(connection.place)
         self._close_struck()
 
     def _lost(self, connection: SMTPConnection) -> None:

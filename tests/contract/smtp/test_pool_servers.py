@@ -70,6 +70,32 @@ async def test_no_session_collects_more_refusals_than_are_free(make_pool, open_h
         assert max(refused) <= 10
 
 
+async def test_sessions_that_part_hear_all_the_same(make_pool, open_host):
+    mx = await open_host()
+    pool = make_pool(sessions=4)
+
+    async def all_of(domain: int) -> dict[str, int]:
+        people = [address(n, domain=domain, exists=n % 2 == 0) for n in range(30)]
+        found: dict[str, int] = {}
+        while waiting := [each for each in people if each not in found]:
+            async with pool.lease("p", [mx.host], timeout=10) as connection:
+                while waiting and connection.room:
+                    chunk = waiting[: connection.room]
+                    answers = await connection.ask(chunk, parting=connection.is_last(len(chunk)))
+                    assert (answers.ended, answers.mail, None in answers.replies) == (None, None, False), answers
+                    found |= {each: reply.code for each, reply in zip(chunk, answers.replies, strict=True)}
+                    waiting = waiting[len(chunk) :]
+        assert found == expected(people)
+        return found
+
+    await asyncio.gather(*(all_of(domain) for domain in range(8)))
+    counters = pool.snapshot().counters
+    assert counters["parted"] > 0
+    assert counters["broken"] == 0
+    await pool.close()
+    assert pool.snapshot().open == 0
+
+
 async def test_no_session_dies_of_its_own_resets(make_pool, open_host):
     """Exim ends a session at its eleventh or twelfth RSET (554 too many nonmail commands)."""
     mx = await open_host()

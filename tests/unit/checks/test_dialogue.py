@@ -19,7 +19,7 @@ from streams.smtp.hosts import Host
 from streams.smtp.policy import PolicyBook, ProviderPolicy
 from streams.smtp.replies import Reply
 from streams.smtp.session import Ended
-from tests.unit.smtp.fakes import FakeNet, pool_on, run
+from tests.unit.smtp.fakes import FakeLink, FakeNet, pool_on, run
 
 OK, UNKNOWN = Reply(250, ("2.1.5 Ok",)), Reply(550, ("5.1.1 User unknown",))
 LATER, ENOUGH = Reply(450, ("4.2.0 Greylisted",)), Reply(421, ("4.7.0 Too many errors",))
@@ -51,7 +51,10 @@ class FakeConnection:
     def policy(self) -> ProviderPolicy:
         return self.pool.policies.policy(self.provider)
 
-    async def ask(self, recipients: Sequence[str], *, smtputf8: bool = False) -> Answers:
+    def is_last(self, recipients: int) -> bool:
+        return False
+
+    async def ask(self, recipients: Sequence[str], *, smtputf8: bool = False, parting: bool = False) -> Answers:
         self.pool.asked.append(tuple(recipients))
         await asyncio.sleep(0)
         if self.pool.script:
@@ -225,7 +228,7 @@ async def test_only_the_first_unanswered_is_blamed_when_others_were_answered() -
 
 async def test_a_session_that_has_no_room_any_more_is_nobodys_try() -> None:
     class Spent(FakeConnection):
-        async def ask(self, recipients: Sequence[str], *, smtputf8: bool = False) -> Answers:
+        async def ask(self, recipients: Sequence[str], *, smtputf8: bool = False, parting: bool = False) -> Answers:
             answers = await super().ask(recipients, smtputf8=smtputf8)
             self.room = 0
             return answers
@@ -596,5 +599,92 @@ def test_a_lane_that_has_a_provider_for_itself_earns_more_sessions_too(lane: Lan
         await of.ask(route(), "p", prepare(*addresses), lane=lane, timeout=600)
         assert pool.sessions("p") == 8
         await pool.close()
+
+    run(main())
+
+
+def half_missing(command: str) -> bytes:
+    return b"550 5.1.1 no\r\n" if command.startswith("RCPT TO:<gone") else b"250 2.0.0 ok\r\n"
+
+
+def half(count: int) -> list[str]:
+    return [f"{'gone' if n % 2 else 'user'}{n}@a.test" for n in range(count)]
+
+
+def codes(probes: Sequence[Probe]) -> list[int | None]:
+    return [probe.reply and probe.reply.code for probe in probes]
+
+
+def test_the_next_session_is_dialled_while_the_last_one_hears_its_replies() -> None:
+    async def seconds(*, parting: bool) -> float:
+        loop = asyncio.get_running_loop()
+        pool = pool_on(FakeNet(half_missing, delay=0.1), sessions=1, parting=parting)
+        of = Prober(pool, clock=loop.time)
+        began = loop.time()
+        probes = await of.ask(route(), "p", prepare(*half(120)), timeout=60)
+        took = loop.time() - began
+        assert codes(probes) == [250, 550] * 60
+        assert (pool.snapshot().counters["parted"] > 0) is parting
+        assert of._queues == {}
+        await pool.close()
+        assert pool._ledger.open == 0
+        return took
+
+    assert run(seconds(parting=True)) < 0.8 * run(seconds(parting=False)), "a round trip a session"
+
+
+def test_what_a_parting_session_lost_is_asked_again_and_nobody_parts_any_more() -> None:
+    class Rude(FakeLink):
+        """Closes at QUIT, whatever it owes."""
+
+        def write(self, data: bytes) -> None:
+            if b"QUIT" in data:
+                self.written.append(data)
+                self.send(b"", self.delay)
+            else:
+                super().write(data)
+
+    async def main() -> None:
+        net = FakeNet(half_missing, link=Rude)
+        pool = pool_on(net, sessions=2)
+        of = Prober(pool, clock=asyncio.get_running_loop().time)
+        probes = await of.ask(route(), "p", prepare(*half(200)), timeout=60)
+        assert codes(probes) == [250, 550] * 100
+        assert sum(b"RCPT" in data and b"QUIT" in data for link in net.links for data in link.written) <= 2
+        assert of._queues == {}
+        await pool.close()
+
+    run(main())
+
+
+def test_callers_that_go_away_while_a_session_parts_leave_nothing_behind() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for after in (0.01 * step for step in range(1, 120)):
+            pool = pool_on(FakeNet(half_missing, delay=0.1), sessions=1, idle_expiry_s=0.5)
+            of = Prober(pool, clock=loop.time)
+            task = asyncio.create_task(of.ask(route(), "p", prepare(*half(40)), timeout=60))
+            await asyncio.sleep(after)
+            task.cancel()
+            await asyncio.sleep(3)
+            assert (of._queues, of._tasks, pool._ledger.open, pool._ledger.accounts) == ({}, set(), 0, {})
+            await pool.close()
+
+    run(main())
+
+
+def test_to_close_while_a_session_parts_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for after in (0.01 * step for step in range(1, 120)):
+            pool = pool_on(FakeNet(half_missing, delay=0.1), sessions=1)
+            of = Prober(pool, clock=loop.time)
+            task = asyncio.create_task(of.ask(route(), "p", prepare(*half(40)), timeout=5))
+            await asyncio.sleep(after)
+            await of.close()
+            assert of._tasks == set()
+            await pool.close()
+            await task
+            assert (pool._ledger.open, pool._ledger.accounts) == (0, {})
 
     run(main())

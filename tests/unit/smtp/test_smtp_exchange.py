@@ -42,6 +42,34 @@ def test_many_transactions_in_one_write():
     assert not each.waiting
 
 
+def test_quit_may_end_the_one_write():
+    each = exchange(["a@x", "b@x"])
+    each.part()
+    assert each.planned == 2
+    assert verbs(each.data_to_send()) == ["MAIL", "RCPT", "RCPT", "QUIT"]
+    each.receive(b"250 m\r\n250 a\r\n550 b\r\n221 bye\r\n")
+    assert codes(each) == [250, 550]
+    assert each.answers().ended is None
+    assert not each.waiting
+    assert not each.cut_short
+
+
+def test_what_is_not_answered_because_of_quit_is_seen():
+    each = exchange(["a@x", "b@x"])
+    each.part()
+    each.data_to_send()
+    each.receive(b"250 m\r\n250 a\r\n")
+    assert not each.cut_short
+    each.receive(b"")
+    assert each.cut_short
+    assert codes(each) == [250, None]
+
+
+@pytest.mark.parametrize(("recipients", "pipelining"), [(["a@x"], False), ([], True)])
+def test_where_quit_has_no_place(recipients, pipelining):
+    assert not exchange(recipients, pipelining=pipelining).may_part
+
+
 def test_a_transaction_has_its_domains():
     each = exchange(["a@X", "b@x", "c@y", "d@y"], policy={"domains_per_transaction": 1})
     assert verbs(each.data_to_send()) == ["MAIL", "RCPT", "RCPT", "RSET", "MAIL", "RCPT", "RCPT"]

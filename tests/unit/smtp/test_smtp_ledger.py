@@ -179,6 +179,43 @@ def test_an_idle_session_is_given_up_for_those_who_wait_for_a_place():
     assert ledger.closing == [(one, Life.DRAINING, "evicted")]
 
 
+def test_one_that_parts_gives_its_place_to_the_next():
+    ledger = books(sessions=2)
+    ledger.opened("p")
+    ledger.opened("p")
+    waiting = [ledger.want("p") for _ in range(2)]
+    assert ledger.part(("p", ""))
+    assert [claim.granted for claim in waiting] == [True, False]
+    assert (ledger.accounts["p", ""].open, ledger.open) == (2, 3)
+    assert not ledger.part(("p", "")), "half of them part already"
+    ledger.parted(("p", ""))
+    assert ledger.part(("p", ""))
+    assert waiting[1].granted
+
+
+def test_but_its_socket_counts_until_it_is_closed():
+    ledger = books(total=1, sessions=1)
+    ledger.opened("p")
+    own, other = ledger.want("p"), ledger.want("q")
+    assert ledger.part(("p", ""))
+    assert not own.granted
+    ledger.parted(("p", ""))
+    assert other.granted, "it has waited for the socket longer"
+    ledger.gone(("q", ""))
+    assert own.granted
+    ledger.gone(("p", ""))
+    assert (ledger.open, ledger.accounts) == (0, {})
+
+
+def test_an_account_stays_while_one_of_its_connections_parts():
+    ledger = books(sessions=1)
+    ledger.opened("p")
+    assert ledger.part(("p", ""))
+    assert ("p", "") in ledger.accounts
+    ledger.parted(("p", ""))
+    assert (ledger.open, ledger.accounts) == (0, {})
+
+
 def test_who_gives_up_swallows_nothing():
     ledger = books(sessions=1)
     one = ledger.opened("p")

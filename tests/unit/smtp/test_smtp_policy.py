@@ -18,6 +18,7 @@ from streams.smtp.policy import (
     Usage,
     chunk_size,
     errors_left,
+    is_last,
     likely_within,
     max_age,
     may_reuse,
@@ -209,6 +210,38 @@ def test_where_few_are_missing_more_are_asked_at_a_time(refused, errors, size):
     for _ in range(10):
         learned.counted(20, int(20 * refused))
     assert chunk_size(POLICY, Usage(errors=errors), learned) == size
+
+
+@pytest.mark.parametrize(
+    ("refused", "errors", "recipients", "last"),
+    [
+        (0.5, 0, 10, False),
+        (0.5, 5, 5, True),
+        (0.5, 5, 4, False),
+        (0.0, 5, 5, False),
+        (0.0, 8, 1, True),
+        (0.05, 0, 19, False),
+        (1.0, 0, 8, True),
+    ],
+)
+def test_when_a_session_is_likely_to_be_through(refused, errors, recipients, last):
+    learned = Learned()
+    learned.counted(100, int(100 * refused))
+    assert is_last(POLICY, Usage(errors=errors), learned, recipients) is last
+
+
+@pytest.mark.parametrize(
+    ("fields", "learned"),
+    [
+        ({"error_budget": 0}, Learned(recent_answers=10, recent_refusals=10)),
+        ({"parting": False}, Learned(recent_answers=10, recent_refusals=10)),
+        ({}, Learned()),
+        ({}, Learned(recent_answers=10, recent_refusals=10, parts_badly=True)),
+    ],
+    ids=["no budget", "not wanted", "nothing known", "replies were lost"],
+)
+def test_when_nobody_parts(fields, learned):
+    assert not is_last(ProviderPolicy(**fields), Usage(errors=5), learned, 5)
 
 
 @given(st.integers(1, 10), st.integers(0, 100), st.integers(0, 1000))

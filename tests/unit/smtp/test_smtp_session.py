@@ -36,6 +36,35 @@ def test_a_refused_mail_opens_nothing():
     assert session.usage.errors == 2
 
 
+def test_nobody_waits_for_the_answer_to_quit():
+    session = said(Verb.MAIL, Verb.RCPT, Verb.QUIT)
+    assert (session.in_flight, session.parting) == (2, True)
+    session.receive(b"250 a\r\n250 b\r\n")
+    assert (session.in_flight, session.parting, session.ended) == (0, True, None)
+    session.receive(b"221 bye\r\n")
+    session.receive(b"")
+    assert (session.in_flight, session.parting, session.ended) == (0, True, None)
+    with pytest.raises(LocalProtocolError):
+        session.say(Verb.RCPT)
+
+
+def test_to_close_after_quit_is_no_fault_but_before_the_last_answer_it_is():
+    session = said(Verb.MAIL, Verb.RCPT, Verb.QUIT)
+    session.receive(b"250 a\r\n")
+    session.receive(b"")
+    assert (session.ended, session.parting) == (Ended.CLOSED, False)
+    session = said(Verb.MAIL, Verb.QUIT)
+    session.receive(b"250 a\r\n")
+    session.receive(b"")
+    assert session.ended is None
+
+
+def test_a_reply_too_many_is_one_after_quit_too():
+    session = said(Verb.MAIL, Verb.RCPT, Verb.QUIT)
+    session.receive(b"250 a\r\n250 b\r\n250 c\r\n221 bye\r\n")
+    assert (session.surplus, session.ended) == (True, Ended.PROTOCOL)
+
+
 def test_rset_ends_the_transaction():
     session = said(Verb.MAIL, Verb.RCPT, Verb.RSET, Verb.MAIL)
     session.receive(b"250 a\r\n250 b\r\n250 c\r\n250 d\r\n")
