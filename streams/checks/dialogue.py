@@ -227,6 +227,9 @@ class Prober:
         if self._pool.blocked(queue.provider):
             return False
         one_domain, room = connection.policy.domains_per_transaction == 1, connection.room
+        parting = 0 < connection.last_room <= queue.size - connection.policy.min_errors_left
+        if parting:
+            room = connection.last_room
         chunk = queue.take(room, hosts, connection.key[0], one_domain=one_domain)
         if not chunk:
             return False
@@ -241,7 +244,6 @@ class Prober:
         if chunk[0].smtputf8 and not connection.capabilities.smtputf8:
             self._refuse(queue, chunk, self._of(connection, Stage.MAIL, failure=Failure.UTF8_UNSUPPORTED))
             return True
-        parting = queue.size >= connection.policy.min_errors_left and connection.is_last(len(chunk))
         if parting:
             shift.part()
             self._staff(queue)  # whoever is next waits for the place that is free as soon as this is written

@@ -59,7 +59,7 @@ class ProviderPolicy:
     """With fewer left a session asks nothing more: a new one is cheaper than writes of one or two recipients."""
 
     parting: bool = True
-    """With the recipients that are likely a session's last, where others wait, QUIT is written too (RFC 2920 section 3.1),
+    """With what are likely a session's last recipients QUIT is written, where others wait (RFC 2920 section 3.1),
     and the next is dialled while the replies are under way: when its handshake is over the server has read
     QUIT. No more than half the sessions part at a time, and none where a server once lost replies by it."""
 
@@ -451,12 +451,20 @@ def chunk_size(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int:
     return size if learned.batch is None else min(size, learned.batch)
 
 
-def is_last(policy: ProviderPolicy, usage: Usage, learned: Learned, recipients: int) -> bool:
-    """True when a session is likely to ask nothing more after a write of so many, as things go with this provider."""
+def last_room(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int:
+    """Recipients that a session may be asked together with QUIT; 0: it stays.
+
+    It parts where, as things go with this provider, another write would leave it with too little to go on. One refusal
+    fewer than the budget has left: from there on Postfix holds back every reply for a second, and with that to QUIT
+    those before it. Where few are missing a session lasts long, and there is nothing to be won.
+    """
     left = errors_left(policy, usage, learned)
-    if left is None or not learned.recent_answers or not policy.parting or learned.parts_badly:
-        return False
-    return left - recipients * learned.recent_refusals / learned.recent_answers < policy.min_errors_left
+    if not left or not learned.recent_answers or not policy.parting or learned.parts_badly:
+        return 0
+    p = learned.recent_refusals / learned.recent_answers
+    if p <= FEW or left * (1 - p) > policy.min_errors_left:
+        return 0
+    return min(left - 1, chunk_size(policy, usage, learned))
 
 
 def may_check(policy: ProviderPolicy, usage: Usage) -> bool:

@@ -118,9 +118,10 @@ class SMTPConnection:
             return 0
         return rules.chunk_size(self.policy, self.session.usage, self._learned)
 
-    def is_last(self, recipients: int) -> bool:
-        """True when after so many more the session is likely to be of no further use, so that it may part with them."""
-        return rules.is_last(self.policy, self.session.usage, self._learned, recipients)
+    @property
+    def last_room(self) -> int:
+        """Recipients that it may part with, as it is likely to be of no use after them; 0: it has more before it."""
+        return rules.last_room(self.policy, self.session.usage, self._learned) if self.room else 0
 
     def ask(
         self,

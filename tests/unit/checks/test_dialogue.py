@@ -42,6 +42,7 @@ class FakeConnection:
     room: int = 10
     uses: int = 1
     capabilities: Capabilities = field(default_factory=Capabilities)
+    last_room: int = 0
 
     @property
     def key(self) -> tuple[str, int]:
@@ -50,9 +51,6 @@ class FakeConnection:
     @property
     def policy(self) -> ProviderPolicy:
         return self.pool.policies.policy(self.provider)
-
-    def is_last(self, recipients: int) -> bool:
-        return False
 
     async def ask(self, recipients: Sequence[str], *, smtputf8: bool = False, parting: bool = False) -> Answers:
         self.pool.asked.append(tuple(recipients))

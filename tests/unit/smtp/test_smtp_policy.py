@@ -18,7 +18,7 @@ from streams.smtp.policy import (
     Usage,
     chunk_size,
     errors_left,
-    is_last,
+    last_room,
     likely_within,
     max_age,
     may_reuse,
@@ -213,21 +213,22 @@ def test_where_few_are_missing_more_are_asked_at_a_time(refused, errors, size):
 
 
 @pytest.mark.parametrize(
-    ("refused", "errors", "recipients", "last"),
+    ("refused", "errors", "room"),
     [
-        (0.5, 0, 10, False),
-        (0.5, 5, 5, True),
-        (0.5, 5, 4, False),
-        (0.0, 5, 5, False),
-        (0.0, 8, 1, True),
-        (0.05, 0, 19, False),
-        (1.0, 0, 8, True),
+        (0.5, 0, 0),
+        (0.5, 3, 0),
+        (0.5, 4, 5),
+        (0.5, 5, 4),
+        (0.5, 7, 2),
+        (0.5, 8, 0),
+        (0.2, 7, 0),
+        (1.0, 0, 9),
     ],
 )
-def test_when_a_session_is_likely_to_be_through(refused, errors, recipients, last):
+def test_what_a_session_may_part_with(refused, errors, room):
     learned = Learned()
     learned.counted(100, int(100 * refused))
-    assert is_last(POLICY, Usage(errors=errors), learned, recipients) is last
+    assert last_room(POLICY, Usage(errors=errors), learned) == room
 
 
 @pytest.mark.parametrize(
@@ -241,7 +242,14 @@ def test_when_a_session_is_likely_to_be_through(refused, errors, recipients, las
     ids=["no budget", "not wanted", "nothing known", "replies were lost"],
 )
 def test_when_nobody_parts(fields, learned):
-    assert not is_last(ProviderPolicy(**fields), Usage(errors=5), learned, 5)
+    assert last_room(ProviderPolicy(**fields), Usage(errors=5), learned) == 0
+
+
+@given(usages, answered)
+def test_whoever_parts_has_a_refusal_to_spare(usage, refused):
+    learned = heard(refused)
+    assert last_room(POLICY, usage, learned) <= max(0, POLICY.error_budget - usage.errors - 1)
+    assert last_room(POLICY, usage, learned) <= chunk_size(POLICY, usage, learned)
 
 
 @given(st.integers(1, 10), st.integers(0, 100), st.integers(0, 1000))
