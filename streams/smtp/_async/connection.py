@@ -20,11 +20,6 @@ _QUIT = line("QUIT")
 _NOOP = line("NOOP")
 
 
-def _stays(_: "AsyncSMTPConnection") -> bool:
-    """A connection of no pool has no place to give."""
-    return False
-
-
 class AsyncSMTPConnection:
     """A session with one host of one provider, leased by :class:`~streams.smtp._async.pool.AsyncSMTPPool`."""
 
@@ -86,7 +81,7 @@ class AsyncSMTPConnection:
         self._recorder = recorder
         self._clock = clock
         self._link: AsyncLink | None = None
-        self._part: Callable[[AsyncSMTPConnection], bool] = _stays
+        self._part: Callable[[AsyncSMTPConnection], bool]
         self._stalled = False
         self._first_s: float | None = None
         """How long the last ask waited for its first reply."""

@@ -22,11 +22,6 @@ _QUIT = line("QUIT")
 _NOOP = line("NOOP")
 
 
-def _stays(_: "SMTPConnection") -> bool:
-    """A connection of no pool has no place to give."""
-    return False
-
-
 class SMTPConnection:
     """A session with one host of one provider, leased by :class:`~streams.smtp._sync.pool.SMTPPool`."""
 
@@ -88,7 +83,7 @@ class SMTPConnection:
         self._recorder = recorder
         self._clock = clock
         self._link: Link | None = None
-        self._part: Callable[[SMTPConnection], bool] = _stays
+        self._part: Callable[[SMTPConnection], bool]
         self._stalled = False
         self._first_s: float | None = None
         """How long the last ask waited for its first reply."""
