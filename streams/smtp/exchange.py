@@ -135,6 +135,7 @@ class Exchange:
         "_void",
         "_writes",
         "began_late",
+        "cut_short",
         "heard",
         "may_part",
         "opens",
@@ -188,11 +189,13 @@ class Exchange:
         """Those of them that were no."""
         self.told_off = False
         """The session's first answer was 421: we come too fast. A later one says that this session has had enough."""
+        self.cut_short = False
+        """The server has closed, without a word, before it had answered what came before QUIT."""
 
     def part(self) -> None:
         """End the write with QUIT. Only where it :attr:`may_part`, and before anything is sent."""
         self._writes[0].append(Step(Verb.QUIT, line("QUIT")))
-        self._parts = True
+        self._parts = self.pipelined = True
 
     @property
     def planned(self) -> int:
@@ -215,6 +218,7 @@ class Exchange:
 
     def receive(self, data: bytes) -> None:
         """Take what came from the socket; nothing: the server has closed."""
+        self.cut_short |= self._parts and not data and self.waiting
         for verb, reply in self._session.receive(data):
             step = self._sent.pop()
             if reply.code == 421:
@@ -245,11 +249,6 @@ class Exchange:
         broken = session.ended in (Ended.CLOSED, Ended.PROTOCOL) and session.in_flight > 0
         first = not (self.began_late or session.usage.errors)
         return Lost.PERHAPS if broken and first else Lost.NO
-
-    @property
-    def cut_short(self) -> bool:
-        """The server has closed before it had answered what came before QUIT."""
-        return self._parts and self._session.ended is Ended.CLOSED and self._session.in_flight > 0
 
     def answers(self) -> Answers:
         """What is known now."""

@@ -5,8 +5,8 @@ Rules
 - MAIL is said only when no transaction is open, RCPT only within one: a command that the table does not know in the
   state *that the commands in flight will lead to* is our own mistake (RFC 2920 lets us run ahead).
 - What a reply does to the state depends on whether it was positive; the table has both.
-- 421 ends the session after the command that it answers. A reply that answers nothing ends it too: from there on
-  nobody could tell which reply belongs to which command.
+- 421 ends the session after the command that it answers. A reply that answers nothing ends it too, and so does 221 to
+  anything but QUIT, or anything else to that: from there on nobody could tell which reply belongs to which command.
 """
 
 import re
@@ -235,6 +235,8 @@ class Session:
         self.state = TRANSITIONS[self.state, verb][refused]
         if reply.code == 421:
             self.end(Ended.CLOSED, str(reply))
+        elif (reply.code == 221) is not (verb is Verb.QUIT):
+            self.lose_step(f"{verb} was answered with {reply}")
         elif self.state is State.ENDED and verb is not Verb.QUIT:
             self.end(Ended.CLOSED, f"{verb} was answered with {reply}")
 

@@ -65,7 +65,7 @@ def friendly(command: str) -> bytes:
 class FakeLink:
     """A server at the other end of nothing: ``respond`` makes replies of commands, ``delay`` seconds later.
 
-    A reply of ``None`` ends the connection, an empty one is silence.
+    A reply of ``None`` ends the connection, an empty one is silence. QUIT has an answer of its own.
     """
 
     respond: Callable[[str], bytes | None] = friendly
@@ -84,11 +84,11 @@ class FakeLink:
 
     def write(self, data: bytes) -> None:
         self.written.append(data)
-        replies = [self.respond(line) for line in data.decode().split("\r\n")[:-1]]
+        said = data.decode().split("\r\n")[:-1]
+        replies = [b"221 2.0.0 bye\r\n" if line == "QUIT" else self.respond(line) for line in said]
         end = replies.index(None) if None in replies else None
-        said = b"".join(reply for reply in replies[:end] if reply)
-        if said:
-            self.send(said, self.delay)
+        if answer := b"".join(reply for reply in replies[:end] if reply):
+            self.send(answer, self.delay)
         if end is not None:
             self.send(b"", self.delay)
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from streams.smtp.errors import LocalProtocolError
 from streams.smtp.exchange import Exchange, too_many
-from streams.smtp.policy import Learned, ProviderPolicy
+from streams.smtp.policy import Learned, Lost, ProviderPolicy
 from streams.smtp.replies import Reply
 from streams.smtp.session import Ended, Session
 
@@ -63,6 +63,28 @@ def test_what_is_not_answered_because_of_quit_is_seen():
     each.receive(b"")
     assert each.cut_short
     assert codes(each) == [250, None]
+
+
+def test_who_says_that_it_has_enough_was_not_cut_short():
+    each = exchange(["a@x", "b@x"])
+    each.part()
+    each.data_to_send()
+    each.receive(b"250 m\r\n421 4.7.0 too many errors\r\n")
+    each.receive(b"")
+    assert each.answers().ended is Ended.CLOSED
+    assert not each.cut_short
+
+
+def test_a_recipient_and_quit_are_several_commands():
+    each = exchange(["a@x"])
+    each.data_to_send()
+    each.receive(b"250 m\r\n250 a\r\n")
+    each = exchange(["b@x"], session=each._session)
+    each.part()
+    assert verbs(each.data_to_send()) == ["RCPT", "QUIT"]
+    each.receive(b"503 5.5.0 improper use of SMTP command pipelining\r\n")
+    assert each.lost is Lost.SURELY
+    assert codes(each) == [None]
 
 
 @pytest.mark.parametrize(("recipients", "pipelining"), [(["a@x"], False), ([], True)])

@@ -65,6 +65,17 @@ def test_a_reply_too_many_is_one_after_quit_too():
     assert (session.surplus, session.ended) == (True, Ended.PROTOCOL)
 
 
+@pytest.mark.parametrize(
+    "replies",
+    [b"250 a\r\n250 b\r\n221 bye\r\n", b"250 a\r\n250 b\r\n250 c\r\n550 d\r\n"],
+    ids=["one too few", "one too many"],
+)
+def test_the_farewell_answers_quit_and_nothing_else(replies):
+    session = said(Verb.MAIL, Verb.RCPT, Verb.RCPT, Verb.QUIT)
+    session.receive(replies)
+    assert (session.surplus, session.ended) == (True, Ended.PROTOCOL)
+
+
 def test_rset_ends_the_transaction():
     session = said(Verb.MAIL, Verb.RCPT, Verb.RSET, Verb.MAIL)
     session.receive(b"250 a\r\n250 b\r\n250 c\r\n250 d\r\n")
