@@ -56,8 +56,8 @@ class PoolObserver:
 
 
 def sessions(seen: Snapshot) -> dict[Labels, float]:
-    """By state; those that are on the way out stand in no snapshot."""
-    shown = [life for life in Life if life not in (Life.DRAINING, Life.BROKEN, Life.CLOSED)]
+    """By state; what is draining hears its last replies, and what is broken or closed stands in no snapshot."""
+    shown = [life for life in Life if life not in (Life.BROKEN, Life.CLOSED)]
     return {(life,): float(seen.states.get(life, 0)) for life in shown}
 
 

@@ -224,7 +224,7 @@ class Recorder:
         with self.lock:
             if after is Life.DRAINING:
                 self.count("drained")
-            elif after is Life.BROKEN and before in (Life.BUSY, Life.IDLE):
+            elif after is Life.BROKEN and before in (Life.BUSY, Life.IDLE, Life.DRAINING):
                 self.count("broken")
             _tell(self.on_event, lambda: Event(self.clock(), provider, host, before, after, cause, way))
         return after

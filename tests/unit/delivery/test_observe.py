@@ -20,7 +20,7 @@ def scraped(observer: PoolObserver, metrics: Metrics, seen: Snapshot) -> str:
 def test_an_idle_pool_shows_zero_for_each_state() -> None:
     metrics = Metrics(CollectorRegistry())
     text = scraped(PoolObserver(metrics), metrics, Snapshot(0.0, 10, {}, 0, {}, (), {}))
-    for state in ("dialling", "greeting", "ready", "busy", "idle"):
+    for state in ("dialling", "greeting", "ready", "busy", "idle", "draining"):
         assert f'mailvet_smtp_sessions{{state="{state}"}} 0.0' in text
     assert 'mailvet_smtp_breakers{state="open"} 0.0' in text
     assert "mailvet_smtp_error_ratio 0.0" in text
