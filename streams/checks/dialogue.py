@@ -9,6 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from schemas.vocabulary import Lane, Reason, Stage
@@ -189,7 +190,7 @@ class Prober:
             if queue.deserted:
                 self._queues.pop((queue.provider, queue.lane, queue.way), None)
 
-    async def _visit(self, shift: "Shift", hosts: Hosts) -> None:
+    async def _visit(self, shift: Shift, hosts: Hosts) -> None:
         """One lease: ask until nobody waits who could share it, or the session has had enough."""
         queue = shift.queue
         try:
@@ -221,15 +222,16 @@ class Prober:
         if match(reply, stage).reason is Reason.SENDER_BLOCKED:
             self._pool.report_block(provider, domain, without_addresses(reply), stage, source=way)
 
-    async def _converse(self, shift: "Shift", hosts: Hosts, connection: AsyncSMTPConnection, *, used: bool) -> bool:
+    async def _converse(self, shift: Shift, hosts: Hosts, connection: AsyncSMTPConnection, *, used: bool) -> bool:
         """One write and its replies; ``used``: the session has answered before. False when it is of no more use."""
         queue = shift.queue
         if self._pool.blocked(queue.provider):
             return False
         one_domain, room = connection.policy.domains_per_transaction == 1, connection.room
-        parting = 0 < connection.last_room <= queue.size - connection.policy.min_errors_left
+        last_room = connection.last_room
+        parting = 0 < last_room <= queue.size - connection.policy.min_errors_left
         if parting:
-            room = connection.last_room
+            room = last_room
         chunk = queue.take(room, hosts, connection.key[0], one_domain=one_domain)
         if not chunk:
             return False
@@ -244,19 +246,24 @@ class Prober:
         if chunk[0].smtputf8 and not connection.capabilities.smtputf8:
             self._refuse(queue, chunk, self._of(connection, Stage.MAIL, failure=Failure.UTF8_UNSUPPORTED))
             return True
-        if parting:
-            shift.part()
-            self._staff(queue)  # whoever is next waits for the place that is free as soon as this is written
         try:
-            answers = await connection.ask([job.address for job in chunk], smtputf8=chunk[0].smtputf8, parting=parting)
+            answers = await connection.ask(
+                [job.address for job in chunk],
+                smtputf8=chunk[0].smtputf8,
+                parting=parting and len(chunk) == room,  # with fewer it has more before it, whoever comes for that
+                on_parted=partial(self._parted, shift),
+            )
             self._settle(queue, connection, chunk, answers, used=used)
         except BaseException:
             queue.add(reversed(chunk), front=True)
             raise
         self._staff(queue)  # the provider may have earned one session more
-        if parting:
-            return False
         return answers.ended is None and connection.room > 0 and not self._overstaffed(queue)
+
+    def _parted(self, shift: Shift) -> None:
+        """All is written, and the place of the session is free: whoever is next may begin."""
+        shift.part()
+        self._staff(shift.queue)
 
     def _unheld(self, queue: ProviderQueue, chunk: list[Job]) -> list[Job]:
         """Those of a chunk that may be asked; the others hear at once what holds them back."""
@@ -395,8 +402,8 @@ class Prober:
         again = []
         spent = answers.ended is None and connection.room == 0
         for position, (job, reply) in enumerate(unanswered):
-            # A session that had no more room has done nobody wrong.
-            if not spent and (not progressed or position == 0):
+            # A session that had no more room has done nobody wrong of whom it said nothing.
+            if (reply or not spent) and (not progressed or position == 0):
                 job.tries += 1
             hopeless = answers.ended is Ended.TIMEOUT and not progressed
             if job.tries >= MAX_TRIES or hopeless:

@@ -20,6 +20,10 @@ _QUIT = line("QUIT")
 _NOOP = line("NOOP")
 
 
+def _tell_nobody() -> None:
+    """Who asks need not know when the place is free."""
+
+
 class AsyncSMTPConnection:
     """A session with one host of one provider, leased by :class:`~streams.smtp._async.pool.AsyncSMTPPool`."""
 
@@ -114,7 +118,14 @@ class AsyncSMTPConnection:
     @property
     def last_room(self) -> int:
         """Recipients that it may part with, as it is likely to be of no use after them; 0: it has more before it."""
-        return rules.last_room(self.policy, self.session.usage, self._learned) if self.room else 0
+        may_part = self.room and self._pipelines
+        return rules.last_room(self.policy, self.session.usage, self._learned) if may_part else 0
+
+    @property
+    def _pipelines(self) -> bool:
+        """All that is asked is one write."""
+        offered = self.capabilities.pipelining
+        return offered and rules.may_pipeline(self.policy, self._learned, self._clock())
 
     async def ask(
         self,
@@ -123,21 +134,25 @@ class AsyncSMTPConnection:
         smtputf8: bool = False,
         fresh: bool = False,
         parting: bool = False,
+        on_parted: Callable[[], None] = _tell_nobody,
         timeout: float | None = None,
     ) -> Answers:
         """Ask whether the server takes mail for ``recipients``; at most the first :attr:`room` of them are asked.
 
         Goes on with the open transaction where it can; ``fresh`` begins a new one. With PIPELINING all is one write.
-        ``parting``: these are its last, and its place goes to others as soon as they are written; where that can't be
-        done, it stays. ``timeout`` bounds the whole in seconds; silence is bounded by the policy anyhow. Never raises
-        for what the server does: see :class:`~streams.smtp.exchange.Answers`.
+        ``parting``: these are its last, and its place goes to others as soon as they are written, and ``on_parted`` is
+        called; where that can't be done, it stays. ``timeout`` bounds the whole in seconds; silence is bounded by the
+        policy anyhow. Never raises for what the server does: see :class:`~streams.smtp.exchange.Answers`.
 
         :raises LocalProtocolError: an address that must not be written, SMTPUTF8 where the server has it not, or
             another ask under way; nothing was written.
         """
         deadline = self._clock() + (timeout if timeout is not None else float("inf"))
-        answers = await self._exchange(recipients, smtputf8, fresh, deadline, parting=parting)
+        answers = await self._exchange(recipients, smtputf8, fresh, deadline, parting=parting, on_parted=on_parted)
         if self._must_encrypt(answers):
+            self._learned.wants_tls.add(self.key)
+            if self.session.parting:
+                return Answers(None, answers.replies, None, "the server insists on TLS, and QUIT has been said")
             if (failure := await self._start_tls(deadline)) is not None:
                 return Answers(None, answers.replies, self.session.ended, failure)
             if smtputf8 and not self.capabilities.smtputf8:
@@ -146,7 +161,14 @@ class AsyncSMTPConnection:
         return answers
 
     async def _exchange(
-        self, recipients: Sequence[str], smtputf8: bool, fresh: bool, deadline: float, *, parting: bool = False
+        self,
+        recipients: Sequence[str],
+        smtputf8: bool,
+        fresh: bool,
+        deadline: float,
+        *,
+        parting: bool = False,
+        on_parted: Callable[[], None] = _tell_nobody,
     ) -> Answers:
         link = self._open_link()
         if self.session.in_flight and not self.session.ended:
@@ -161,7 +183,7 @@ class AsyncSMTPConnection:
             recipients,
             policy=self.policy,
             learned=self._learned,
-            pipelining=link.capabilities.pipelining and rules.may_pipeline(self.policy, self._learned, self._clock()),
+            pipelining=self._pipelines,
             smtputf8=smtputf8,
             fresh=fresh,
         )
@@ -173,10 +195,12 @@ class AsyncSMTPConnection:
         if not self.alive():
             return self._nothing(len(recipients))
         self._first_s = None
-        if parting and exchange.may_part and self._part(self):
+        if parts := parting and exchange.may_part and self._part(self):
             exchange.part()
         while data := exchange.data_to_send():
             link.write(data)
+            if parts:
+                on_parted()
             await self._hear(exchange, link, deadline)
             await self._overhear(exchange, link, deadline)
         self._account(exchange)
@@ -285,7 +309,6 @@ class AsyncSMTPConnection:
             answers.mail is not None
             and answers.mail.code == 530
             and answers.ended is None
-            and not self.session.parting
             and self.policy.starttls is not StartTLS.NEVER
             and self.capabilities.starttls
             and not self.capabilities.tls
@@ -293,7 +316,6 @@ class AsyncSMTPConnection:
 
     async def _start_tls(self, deadline: float) -> str | None:
         """Encrypt the session; a sentence when that failed."""
-        self._learned.wants_tls.add(self.key)
         try:
             await self._open_link().start_tls(min(self.policy.command_timeout_s, max(0.0, deadline - self._clock())))
         except DialFailed as error:

@@ -1,9 +1,11 @@
 """The dialogue over a scripted pool: what is asked of whom, in which write, and what each address hears."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -16,9 +18,11 @@ from streams.dns.answers import MailHost, MailRoute, RouteKind
 from streams.smtp.errors import ConnectFailed, DialAttempt, DialFailure, PoolClosed, PoolTimeout
 from streams.smtp.exchange import Answers, Capabilities
 from streams.smtp.hosts import Host
+from streams.smtp.lifecycle import Event, Life
 from streams.smtp.policy import PolicyBook, ProviderPolicy
 from streams.smtp.replies import Reply
 from streams.smtp.session import Ended
+from streams.smtp.ways import Way
 from tests.unit.smtp.fakes import FakeLink, FakeNet, pool_on, run
 
 OK, UNKNOWN = Reply(250, ("2.1.5 Ok",)), Reply(550, ("5.1.1 User unknown",))
@@ -52,7 +56,7 @@ class FakeConnection:
     def policy(self) -> ProviderPolicy:
         return self.pool.policies.policy(self.provider)
 
-    async def ask(self, recipients: Sequence[str], *, smtputf8: bool = False, parting: bool = False) -> Answers:
+    async def ask(self, recipients: Sequence[str], *, smtputf8: bool = False, **_: object) -> Answers:
         self.pool.asked.append(tuple(recipients))
         await asyncio.sleep(0)
         if self.pool.script:
@@ -226,7 +230,7 @@ async def test_only_the_first_unanswered_is_blamed_when_others_were_answered() -
 
 async def test_a_session_that_has_no_room_any_more_is_nobodys_try() -> None:
     class Spent(FakeConnection):
-        async def ask(self, recipients: Sequence[str], *, smtputf8: bool = False, parting: bool = False) -> Answers:
+        async def ask(self, recipients: Sequence[str], *, smtputf8: bool = False, **_: object) -> Answers:
             answers = await super().ask(recipients, smtputf8=smtputf8)
             self.room = 0
             return answers
@@ -650,6 +654,93 @@ def test_what_a_parting_session_lost_is_asked_again_and_nobody_parts_any_more() 
         assert codes(probes) == [250, 550] * 100
         assert sum(b"RCPT" in data and b"QUIT" in data for link in net.links for data in link.written) <= 2
         assert of._queues == {}
+        await pool.close()
+
+    run(main())
+
+
+def test_whoever_says_for_ever_that_it_is_too_many_is_not_asked_for_ever() -> None:
+    async def main() -> None:
+        full = b"452 4.5.3 Too many recipients\r\n"
+        net = FakeNet(lambda command: full if command.startswith("RCPT") else b"250 2.0.0 ok\r\n")
+        pool = pool_on(net, sessions=1)
+        of = Prober(pool, clock=asyncio.get_running_loop().time)
+        probes = await of.ask(route(), "p", prepare(*half(60)), timeout=600)
+        assert codes(probes) == [452] * 60
+        assert len(net.links) < 60
+        await pool.close()
+
+    run(main())
+
+
+def test_a_session_does_not_part_with_less_than_it_has_left() -> None:
+    async def main() -> None:
+        net = FakeNet(half_missing)
+        pool = pool_on(net, sessions=1, domains_per_transaction=1, nonmail_budget=0)
+        of = Prober(pool, clock=asyncio.get_running_loop().time)
+        asks = (of.ask(route(f"{n}.test"), "p", prepare(f"gone@{n}.test"), catch_all_probe=False) for n in range(80))
+        answered = await asyncio.gather(*asks)
+        assert [codes(probes) for probes in answered] == [[550]] * 80
+        assert len(net.links) <= 10
+        await pool.close()
+
+    run(main())
+
+
+class Plain(FakeLink):
+    """Offers nothing."""
+
+    def __init__(self, respond: Callable[[str], bytes | None], delay: float) -> None:
+        super().__init__(respond, delay, Capabilities())
+
+
+@pytest.mark.parametrize("link", [FakeLink, Plain])
+def test_a_lane_leaves_the_other_its_sessions_though_its_own_part(link: type[FakeLink]) -> None:
+    async def main() -> None:
+        most = 0
+
+        def count(event: Event) -> None:
+            nonlocal most
+            counted[event.before] -= 1
+            counted[event.after] += 1
+            most = max(most, sum(counted[life] for life in (Life.DIALLING, Life.GREETING, Life.READY, Life.BUSY)))
+
+        counted: Counter[Life | None] = Counter()
+        pool = pool_on(FakeNet(half_missing, link=link), sessions=4, on_event=count)
+        of = Prober(pool, clock=asyncio.get_running_loop().time)
+        probes = await of.ask(route(), "p", prepare(*half(400)), lane=Lane.BULK, timeout=600)
+        assert codes(probes) == [250, 550] * 200
+        assert most == lane_sessions(4, Lane.BULK)
+        await pool.close()
+
+    run(main())
+
+
+def test_a_server_that_insists_on_tls_when_a_session_parts_refuses_nobody() -> None:
+    class Insists(FakeLink):
+        def __init__(self, respond: Callable[[str], bytes | None], delay: float) -> None:
+            super().__init__(respond, delay, Capabilities(pipelining=True, starttls=True))
+
+    class Secured(FakeNet):
+        async def __call__(self, host: Host, way: Way, *, starttls: bool, **rest: Any) -> FakeLink:
+            link = await super().__call__(host, way, starttls=starttls, **rest)
+            if starttls:
+                await link.start_tls(1.0)
+            return link
+
+    async def main() -> None:
+        def respond(command: str) -> bytes:
+            insists = command.startswith("MAIL") and not net.links[-1].capabilities.tls
+            return b"530 5.7.0 STARTTLS first\r\n" if insists else half_missing(command)
+
+        net = Secured(half_missing)
+        pool = pool_on(net, sessions=1)
+        of = Prober(pool, clock=asyncio.get_running_loop().time)
+        await of.ask(route(), "p", prepare(*(f"gone{n}@a.test" for n in range(40))), catch_all_probe=False)
+        net.respond, net.link = respond, Insists
+        elsewhere = prepare(*(f"gone{n}@b.test" for n in range(40)))
+        probes = await of.ask(route("b.test", "127.0.0.2"), "p", elsewhere, catch_all_probe=False)
+        assert codes(probes) == [550] * 40
         await pool.close()
 
     run(main())

@@ -217,6 +217,48 @@ def test_a_server_that_loses_replies_when_quit_came_is_not_left_in_this_way_agai
     run(main())
 
 
+def test_a_server_that_insists_on_tls_when_a_session_parts_is_asked_again_with_it():
+    async def main() -> None:
+        net = FakeNet(lambda command: b"530 5.7.0 STARTTLS first\r\n")
+        pool = pool_on(net)
+        async with pool.lease("p", HOSTS, timeout=5) as connection:
+            net.links[0].capabilities = Capabilities(pipelining=True, starttls=True)
+            answers = await connection.ask(["a@x.test", "b@x.test"], parting=True)
+            assert (answers.mail, answers.replies, answers.ended) == (None, (None, None), None)
+            assert connection.room == 0
+            assert connection.key in connection._learned.wants_tls
+        await pool.close()
+
+    run(main())
+
+
+def test_what_breaks_a_session_that_parts_is_counted():
+    async def main() -> None:
+        pool = pool_on(FakeNet(lambda command: None))
+        async with pool.lease("p", HOSTS, timeout=5) as connection:
+            await connection.ask(recipients(2), parting=True)
+        counters = pool.snapshot().counters
+        assert (counters["parted"], counters["broken"]) == (1, 1)
+        await pool.close()
+
+    run(main())
+
+
+def test_whoever_parts_is_told_when_its_place_is_free_and_only_then():
+    async def main() -> None:
+        told = []
+        pool = pool_on(FakeNet(half_missing), sessions=1)
+        async with pool.lease("p", HOSTS, timeout=5) as first:
+            await first.ask(recipients(2), parting=True, on_parted=lambda: told.append(first))
+            async with pool.lease("p", HOSTS, timeout=5) as second:
+                await second.ask(recipients(2), on_parted=lambda: told.append(second))
+                await second.ask(recipients(2), parting=True, on_parted=lambda: told.append(second))
+            assert told == [first], "half of them part already"
+        await pool.close()
+
+    run(main())
+
+
 def test_without_pipelining_nobody_parts():
     async def main() -> None:
         class Plain(FakeLink):
@@ -226,9 +268,10 @@ def test_without_pipelining_nobody_parts():
         net = FakeNet(half_missing, link=Plain)
         pool = pool_on(net)
         async with pool.lease("p", HOSTS, timeout=5) as connection:
-            await connection.ask(recipients(3), parting=True)
+            await connection.ask(recipients(10), parting=True)
             assert connection.state is Life.BUSY
             assert connection.room
+            assert connection.last_room == 0
         assert not any(b"QUIT" in data for data in net.links[0].written)
         await pool.close()
 
