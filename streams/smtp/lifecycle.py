@@ -152,7 +152,7 @@ class WayView:
     """One way out."""
 
     sessions: int
-    """Connections that count against the limits."""
+    """Connections that are open, those that hear their last replies among them."""
     breaker: BreakerState
     """Of the way itself: open while its proxy or its source address fails."""
     blocked: int
@@ -177,7 +177,7 @@ class Snapshot:
 
     @property
     def open(self) -> int:
-        """Connections that count against the limits."""
+        """Connections that count against :attr:`total`: those that hear their last replies, too."""
         return len(self.connections)
 
     @property

@@ -456,7 +456,8 @@ def last_room(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int:
 
     It parts where, as things go with this provider, another write would leave it with too little to go on. One refusal
     fewer than the budget has left: from there on Postfix holds back every reply for a second, and with that to QUIT
-    those before it. Where few are missing a session lasts long, and there is nothing to be won.
+    those before it. Where few are missing a session lasts long, and there is nothing to be won; nor where a write may
+    not hold so many (a server that stalls), since most of the budget would be thrown away.
     """
     left = errors_left(policy, usage, learned)
     if not left or not learned.recent_answers or not policy.parting or learned.parts_badly:
@@ -464,7 +465,7 @@ def last_room(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int:
     p = learned.recent_refusals / learned.recent_answers
     if p <= FEW or left * (1 - p) > policy.min_errors_left:
         return 0
-    return min(left - 1, chunk_size(policy, usage, learned))
+    return left - 1 if left <= chunk_size(policy, usage, learned) + 1 else 0
 
 
 def may_check(policy: ProviderPolicy, usage: Usage) -> bool:

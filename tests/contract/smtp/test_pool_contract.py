@@ -365,6 +365,18 @@ async def test_tls_where_the_server_insists(make_pool, serve, server_tls):
     assert server.connections == 2
 
 
+async def test_tls_where_the_server_insists_and_quit_was_said(make_pool, serve, server_tls):
+    server = await serve(ehlo=TLS_EHLO, tls=server_tls)
+    server.respond = insists(server)
+    pool = make_pool()
+    async with pool.lease("p", [server.host], timeout=10) as connection:
+        answers = await connection.ask(["a@x.test"], parting=True)
+        assert (codes(answers), answers.mail, answers.ended, connection.room) == ([None], None, None, 0)
+    async with pool.lease("p", [server.host], timeout=10) as connection:
+        assert connection.capabilities.tls
+        assert codes(await connection.ask(["a@x.test"], parting=True)) == [250]
+
+
 async def test_tls_never(make_pool, serve, server_tls):
     server = await serve(ehlo=TLS_EHLO, tls=server_tls)
     server.respond = insists(server)

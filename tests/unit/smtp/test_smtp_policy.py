@@ -238,8 +238,10 @@ def test_what_a_session_may_part_with(refused, errors, room):
         ({"parting": False}, Learned(recent_answers=10, recent_refusals=10)),
         ({}, Learned()),
         ({}, Learned(recent_answers=10, recent_refusals=10, parts_badly=True)),
+        ({}, Learned(recent_answers=10, recent_refusals=10, batch=2)),
+        ({"nonmail_budget": 2}, Learned(recent_answers=10, recent_refusals=10, rcpt_per_transaction=1)),
     ],
-    ids=["no budget", "not wanted", "nothing known", "replies were lost"],
+    ids=["no budget", "not wanted", "nothing known", "replies were lost", "small writes", "small transactions"],
 )
 def test_when_nobody_parts(fields, learned):
     assert last_room(ProviderPolicy(**fields), Usage(errors=5), learned) == 0
