@@ -135,10 +135,10 @@ class Exchange:
         "_void",
         "_writes",
         "began_late",
-        "cut_short",
         "heard",
         "may_part",
         "opens",
+        "parted_badly",
         "pipelined",
         "refused",
         "told_off",
@@ -189,8 +189,9 @@ class Exchange:
         """Those of them that were no."""
         self.told_off = False
         """The session's first answer was 421: we come too fast. A later one says that this session has had enough."""
-        self.cut_short = False
-        """The server has closed, without a word, before it had answered what came before QUIT."""
+        self.parted_badly = False
+        """QUIT came to no good: the server has closed, without a word, before it had answered what came before that; or
+        nobody can tell any more which reply belongs to which command."""
 
     def part(self) -> None:
         """End the write with QUIT. Only where it :attr:`may_part`, and before anything is sent."""
@@ -218,7 +219,7 @@ class Exchange:
 
     def receive(self, data: bytes) -> None:
         """Take what came from the socket; nothing: the server has closed."""
-        self.cut_short |= self._parts and not data and self.waiting
+        self.parted_badly |= self._parts and not data and self.waiting
         for verb, reply in self._session.receive(data):
             step = self._sent.pop()
             if reply.code == 421:
@@ -232,6 +233,7 @@ class Exchange:
                 self._take_rcpt(step, reply)
         if self._session.surplus or self._void:
             # With one reply too many, each of them may belong to its neighbour.
+            self.parted_badly |= self._parts
             self._mail, self._replies = None, [None] * len(self._replies)
 
     @property

@@ -260,7 +260,7 @@ class AsyncSMTPConnection:
             if ended is None:
                 (self._learned.slowed if slow else self._learned.answered)(exchange.heard)
                 self._learned.erred(self.session.usage.errors, self.policy, stalled=False)
-            self._learned.parts_badly |= exchange.cut_short
+            self._learned.parts_badly |= exchange.parted_badly
             changes = self._pace.judge(now, told_off=exchange.told_off, slow=slow, stalled=self._stalled, ended=ended)
             if exchange.pipelined and self._learned.stepped(exchange.lost, now):
                 changes.append("one at a time")

@@ -51,7 +51,7 @@ def test_quit_may_end_the_one_write():
     assert codes(each) == [250, 550]
     assert each.answers().ended is None
     assert not each.waiting
-    assert not each.cut_short
+    assert not each.parted_badly
 
 
 def test_what_is_not_answered_because_of_quit_is_seen():
@@ -59,20 +59,20 @@ def test_what_is_not_answered_because_of_quit_is_seen():
     each.part()
     each.data_to_send()
     each.receive(b"250 m\r\n250 a\r\n")
-    assert not each.cut_short
+    assert not each.parted_badly
     each.receive(b"")
-    assert each.cut_short
+    assert each.parted_badly
     assert codes(each) == [250, None]
 
 
-def test_who_says_that_it_has_enough_was_not_cut_short():
+def test_who_says_that_it_has_enough_was_not_parted_badly():
     each = exchange(["a@x", "b@x"])
     each.part()
     each.data_to_send()
     each.receive(b"250 m\r\n421 4.7.0 too many errors\r\n")
     each.receive(b"")
     assert each.answers().ended is Ended.CLOSED
-    assert not each.cut_short
+    assert not each.parted_badly
 
 
 def test_a_recipient_and_quit_are_several_commands():
@@ -85,6 +85,16 @@ def test_a_recipient_and_quit_are_several_commands():
     each.receive(b"503 5.5.0 improper use of SMTP command pipelining\r\n")
     assert each.lost is Lost.SURELY
     assert codes(each) == [None]
+
+
+@pytest.mark.parametrize("farewell", [b"250 bye\r\n", b"502 what?\r\n", b"250 c\r\n221 bye\r\n"])
+def test_who_answers_quit_with_anything_else_is_not_left_in_this_way_again(farewell):
+    each = exchange(["a@x", "b@x"])
+    each.part()
+    each.data_to_send()
+    each.receive(b"250 m\r\n250 a\r\n550 b\r\n" + farewell)
+    assert codes(each) == [None, None]
+    assert each.parted_badly
 
 
 @pytest.mark.parametrize(("recipients", "pipelining"), [(["a@x"], False), ([], True)])
