@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 EXISTS = "user"
-"""Locals that begin with it exist, all others do not."""
+"""Locals of it and a number exist, all others do not."""
 
 LATER = "later"
 """But these, which are told to come later the first time (greylisting), and exist from then on."""
@@ -63,7 +63,7 @@ class BenchList:
 
 
 def exists(address: str) -> bool:
-    """Whether the sink will accept ``address``."""
+    """Whether the sink will accept ``address``, which is one of these lists'."""
     return address.startswith(EXISTS)
 
 

@@ -153,9 +153,14 @@ class Session:
         return len(self._in_flight) - (Verb.QUIT in self._in_flight[-1:])
 
     @property
+    def over(self) -> bool:
+        """Nothing more can be said: it has ended, or QUIT was the last word."""
+        return self._ahead is State.ENDED
+
+    @property
     def parting(self) -> bool:
         """QUIT has been said: what was asked before it will be answered, and nothing more can be."""
-        return self.ended is None and self._ahead is State.ENDED
+        return self.ended is None and self.over
 
     @property
     def in_transaction(self) -> bool:

@@ -111,15 +111,16 @@ class AsyncSMTPConnection:
     @property
     def room(self) -> int:
         """Recipients that one :meth:`ask` will put to the server; 0: take another session."""
-        if self.session.ended or self._stalled or self.session.parting:
+        if self.session.over or self._stalled:
             return 0
         return rules.chunk_size(self.policy, self.session.usage, self._learned)
 
     @property
     def last_room(self) -> int:
         """Recipients that it may part with, as it is likely to be of no use after them; 0: it has more before it."""
-        may_part = self.room and self._pipelines
-        return rules.last_room(self.policy, self.session.usage, self._learned) if may_part else 0
+        if self.session.over or self._stalled or not self._pipelines:
+            return 0
+        return rules.last_room(self.policy, self.session.usage, self._learned)
 
     @property
     def _pipelines(self) -> bool:
@@ -402,8 +403,7 @@ class AsyncSMTPConnection:
         if self.state is not life:
             self.move(life, cause)
         if self._link is not None:
-            polite = life is Life.DRAINING and not self.session.ended and not self.session.parting
-            self._link.close(_QUIT if polite else b"")
+            self._link.close(_QUIT if life is Life.DRAINING and not self.session.over else b"")
         self.session.end(Ended.CLOSED, cause)
         self.move(Life.CLOSED, cause)
 

@@ -23,7 +23,7 @@ from streams.smtp.policy import PolicyBook, ProviderPolicy
 from streams.smtp.replies import Reply
 from streams.smtp.session import Ended
 from streams.smtp.ways import Way
-from tests.unit.smtp.fakes import FakeLink, FakeNet, pool_on, run
+from tests.unit.smtp.fakes import FakeLink, FakeNet, Plain, half, half_missing, pool_on, run
 
 OK, UNKNOWN = Reply(250, ("2.1.5 Ok",)), Reply(550, ("5.1.1 User unknown",))
 LATER, ENOUGH = Reply(450, ("4.2.0 Greylisted",)), Reply(421, ("4.7.0 Too many errors",))
@@ -605,14 +605,6 @@ def test_a_lane_that_has_a_provider_for_itself_earns_more_sessions_too(lane: Lan
     run(main())
 
 
-def half_missing(command: str) -> bytes:
-    return b"550 5.1.1 no\r\n" if command.startswith("RCPT TO:<gone") else b"250 2.0.0 ok\r\n"
-
-
-def half(count: int) -> list[str]:
-    return [f"{'gone' if n % 2 else 'user'}{n}@a.test" for n in range(count)]
-
-
 def codes(probes: Sequence[Probe]) -> list[int | None]:
     return [probe.reply and probe.reply.code for probe in probes]
 
@@ -685,13 +677,6 @@ def test_a_session_does_not_part_with_less_than_it_has_left() -> None:
         await pool.close()
 
     run(main())
-
-
-class Plain(FakeLink):
-    """Offers nothing."""
-
-    def __init__(self, respond: Callable[[str], bytes | None], delay: float) -> None:
-        super().__init__(respond, delay, Capabilities())
 
 
 @pytest.mark.parametrize("link", [FakeLink, Plain])

@@ -61,6 +61,16 @@ def friendly(command: str) -> bytes:
     return b"250 2.0.0 ok\r\n"
 
 
+def half_missing(command: str) -> bytes:
+    """Whoever is called ``gone`` is."""
+    return b"550 5.1.1 no\r\n" if command.startswith("RCPT TO:<gone") else b"250 2.0.0 ok\r\n"
+
+
+def half(count: int) -> list[str]:
+    """Addresses of whom :func:`half_missing` knows every other one."""
+    return [f"{'gone' if number % 2 else 'user'}{number}@a.test" for number in range(count)]
+
+
 @dataclass(eq=False)
 class FakeLink:
     """A server at the other end of nothing: ``respond`` makes replies of commands, ``delay`` seconds later.
@@ -133,6 +143,13 @@ class FakeLink:
     def close(self, farewell: bytes = b"") -> None:
         if not self.closed:
             self.closed, self.farewell = True, farewell
+
+
+class Plain(FakeLink):
+    """Offers nothing."""
+
+    def __init__(self, respond: Callable[[str], bytes | None], delay: float) -> None:
+        super().__init__(respond, delay, Capabilities())
 
 
 @dataclass

@@ -23,7 +23,7 @@ from streams.smtp.exchange import Capabilities
 from streams.smtp.lifecycle import Life, Recorder
 from streams.smtp.policy import Learned, ProviderPolicy, StartTLS
 from streams.smtp.session import Ended
-from tests.unit.smtp.fakes import HOSTS, IDENTITY, FakeLink, FakeNet, pool_on, run
+from tests.unit.smtp.fakes import HOSTS, IDENTITY, FakeLink, FakeNet, Plain, half, half_missing, pool_on, run
 
 COUNTED = {Life.DIALLING, Life.GREETING, Life.READY, Life.BUSY, Life.IDLE}
 
@@ -145,14 +145,6 @@ def test_whatever_happens_nothing_leaks(calls, replies, down, hangs, sessions, t
     run(main())
 
 
-def half_missing(command: str) -> bytes:
-    return b"550 5.1.1 no\r\n" if command.startswith("RCPT TO:<gone") else b"250 2.0.0 ok\r\n"
-
-
-def recipients(count: int) -> list[str]:
-    return [f"{'gone' if number % 2 else 'user'}{number}@x.test" for number in range(count)]
-
-
 def test_whoever_parts_gives_its_place_away_before_it_is_answered():
     async def main() -> None:
         events = []
@@ -164,11 +156,11 @@ def test_whoever_parts_gives_its_place_away_before_it_is_answered():
                 return asyncio.get_running_loop().time()
 
         async with pool.lease("p", HOSTS, timeout=5) as connection:
-            await connection.ask(recipients(10))
+            await connection.ask(half(10))
             assert connection.last_room == 4
             other = asyncio.create_task(next_one())
             began = asyncio.get_running_loop().time()
-            answers = await connection.ask(recipients(4), parting=True)
+            answers = await connection.ask(half(4), parting=True)
             assert [reply and reply.code for reply in answers.replies] == [250, 550, 250, 550]
             assert answers.ended is None
             assert connection.room == 0
@@ -188,11 +180,11 @@ def test_where_half_of_the_sessions_part_the_next_stays():
     async def main() -> None:
         pool = pool_on(FakeNet(half_missing), sessions=1)
         async with pool.lease("p", HOSTS, timeout=5) as first:
-            task = asyncio.create_task(first.ask(recipients(2), parting=True))
+            task = asyncio.create_task(first.ask(half(2), parting=True))
             await asyncio.sleep(0)
             async with pool.lease("p", HOSTS, timeout=5) as second:
                 await task
-                assert (await second.ask(recipients(2), parting=True)).ended is None
+                assert (await second.ask(half(2), parting=True)).ended is None
                 assert second.room, "the first has its replies, but its caller has not let go of it"
                 assert second.state is Life.BUSY
         await pool.close()
@@ -205,12 +197,12 @@ def test_a_server_that_loses_replies_when_quit_came_is_not_left_in_this_way_agai
         net = FakeNet(lambda command: None if command.startswith("RCPT TO:<last") else half_missing(command))
         pool = pool_on(net, sessions=1)
         async with pool.lease("p", HOSTS, timeout=5) as connection:
-            await connection.ask(recipients(10))
+            await connection.ask(half(10))
             assert connection.last_room == 4
             answers = await connection.ask(["last@x.test"], parting=True)
             assert (answers.replies, answers.ended) == ((None,), Ended.CLOSED)
         async with pool.lease("p", HOSTS, timeout=5) as connection:
-            await connection.ask(recipients(10))
+            await connection.ask(half(10))
             assert connection.last_room == 0
         await pool.close()
 
@@ -236,7 +228,7 @@ def test_what_breaks_a_session_that_parts_is_counted():
     async def main() -> None:
         pool = pool_on(FakeNet(lambda command: None))
         async with pool.lease("p", HOSTS, timeout=5) as connection:
-            await connection.ask(recipients(2), parting=True)
+            await connection.ask(half(2), parting=True)
         counters = pool.snapshot().counters
         assert (counters["parted"], counters["broken"]) == (1, 1)
         await pool.close()
@@ -249,10 +241,10 @@ def test_whoever_parts_is_told_when_its_place_is_free_and_only_then():
         told = []
         pool = pool_on(FakeNet(half_missing), sessions=1)
         async with pool.lease("p", HOSTS, timeout=5) as first:
-            await first.ask(recipients(2), parting=True, on_parted=lambda: told.append(first))
+            await first.ask(half(2), parting=True, on_parted=lambda: told.append(first))
             async with pool.lease("p", HOSTS, timeout=5) as second:
-                await second.ask(recipients(2), on_parted=lambda: told.append(second))
-                await second.ask(recipients(2), parting=True, on_parted=lambda: told.append(second))
+                await second.ask(half(2), on_parted=lambda: told.append(second))
+                await second.ask(half(2), parting=True, on_parted=lambda: told.append(second))
             assert told == [first], "half of them part already"
         await pool.close()
 
@@ -261,14 +253,10 @@ def test_whoever_parts_is_told_when_its_place_is_free_and_only_then():
 
 def test_without_pipelining_nobody_parts():
     async def main() -> None:
-        class Plain(FakeLink):
-            def __init__(self, respond, delay) -> None:
-                super().__init__(respond, delay, Capabilities())
-
         net = FakeNet(half_missing, link=Plain)
         pool = pool_on(net)
         async with pool.lease("p", HOSTS, timeout=5) as connection:
-            await connection.ask(recipients(10), parting=True)
+            await connection.ask(half(10), parting=True)
             assert connection.state is Life.BUSY
             assert connection.room
             assert connection.last_room == 0
