@@ -372,6 +372,7 @@ async def test_tls_where_the_server_insists_and_quit_was_said(make_pool, serve, 
     async with pool.lease("p", [server.host], timeout=10) as connection:
         answers = await connection.ask(["a@x.test"], parting=True)
         assert (codes(answers), answers.mail, answers.ended, connection.room) == ([None], None, None, 0)
+        assert connection.last_room == 0
     async with pool.lease("p", [server.host], timeout=10) as connection:
         assert connection.capabilities.tls
         assert codes(await connection.ask(["a@x.test"], parting=True)) == [250]
