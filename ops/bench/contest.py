@@ -1,6 +1,7 @@
 """Runs contestants against the sink, and takes their measure from outside: clock, CPU and memory of their process."""
 
 import json
+import math
 import os
 import re
 import resource
@@ -29,6 +30,9 @@ OPEN_FILES = 65_536
 PATIENCE_S = 300.0
 SLOWEST = 20.0
 """Addresses a second: a contestant that is slower than this, start and last verdict included, hangs."""
+
+LONGER_MAX = 20
+"""Times as long as the run before is the next one at most: what was fast for a moment may be slow for long."""
 
 RSS_EVERY = 250
 """Verdicts after which the contestant's memory is looked at."""
@@ -210,26 +214,26 @@ def contest(
 ) -> Measure:
     """A run of at least ``seconds`` at the contestant's own best number of addresses in flight.
 
-    Each number of its sweep has a short run; a pass at a time is too short for the fast and long for the slow.
+    Each number of its sweep has a trial of a tenth of that: one pass is mostly run-up for the fast, long for the slow.
     """
-    best: Measure | None = None
     number = first_pass
-    for in_flight in contestant.sweep:
-        trial = run(contestant, sink, rows.name, rows.passes(number, 1), in_flight)
-        number += 1
-        more = min(20, int(trial.rate * seconds / 10 / rows.size))
-        if more > 1:
-            trial = run(contestant, sink, rows.name, rows.passes(number, more), in_flight)
-            number += more
-        if best is None or trial.rate > best.rate:
-            best = trial
-    if best is None:
+
+    def ask(in_flight: int, passes: int) -> Measure:
+        nonlocal number
+        number += passes
+        return run(contestant, sink, rows.name, rows.passes(number - passes, passes), in_flight)
+
+    def lasting(at_least: float, seen: Measure) -> Measure:
+        # What is reckoned from a run that was too short is mostly too short again, but longer by a tenth at least.
+        while seen.seconds < at_least:
+            longer = min(LONGER_MAX, at_least * 1.1 / seen.seconds)
+            seen = ask(seen.in_flight, math.ceil(seen.addresses / rows.size * longer))
+        return seen
+
+    trials = [lasting(seconds / 10, ask(in_flight, 1)) for in_flight in contestant.sweep]
+    if not trials:
         raise ContestError(f"{contestant.name} has no number of addresses in flight to try")
-    while best.seconds < seconds:
-        count = max(1, round(best.addresses / best.seconds * seconds * 1.1 / rows.size))
-        best = run(contestant, sink, rows.name, rows.passes(number, count), best.in_flight)
-        number += count
-    return best
+    return lasting(seconds, max(trials, key=lambda trial: trial.rate))
 
 
 def raise_file_limit() -> None:
