@@ -4,7 +4,8 @@ import asyncio
 import random
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import WeakSet
 
 from streams.dns.burst import Burst
 from streams.dns.nameservers import NameServer
@@ -21,25 +22,82 @@ _RECEIVE_BUFFER = 1 << 20
 _DATAGRAM = 65535
 _DATAGRAMS_PER_WAKE = 64
 
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """An attempt that ended without a message."""
-
-    status: Status
-    detail: str
+_UNASKED = Answer(Status.TIMEOUT, detail="no name server was asked")
 
 
-_Outcome = Message | _Failed
+@dataclass(slots=True, eq=False)
+class _Question:
+    """One question for as long as it is asked. An answer to any of its attempts settles it, also to one whose patience
+    is over: who is slow would else be asked the more, and heard the less."""
+
+    name: str
+    section: bytes
+    answer: Answer | None = None
+    failed: Answer = _UNASKED
+    """What to say where nobody has an answer: the last thing that went wrong."""
+    gave_up: tuple[NameServer, ...] = ()
+    cut_off: NameServer | None = None
+    """Who has an answer that is too long for UDP."""
+    _attempts: "list[tuple[_Socket, int]]" = field(default_factory=list)
+    _asking: "_Socket | None" = None
+    _server: NameServer | None = None
+    _waiter: asyncio.Future[None] | None = None
+
+    def wants(self, server: NameServer) -> bool:
+        """Whether it is worth while to ask that server (again)."""
+        return self.answer is None and server not in self.gave_up
+
+    async def ask(self, by: "_Socket") -> None:
+        """One more attempt; wait until something ends it. Raises OSError where it can't be sent."""
+        self._asking, self._server = by, by.server
+        self._waiter = asyncio.get_running_loop().create_future()
+        ident = by.enter(self)
+        self._attempts.append((by, ident))
+        by.send(encode_query(ident, self.section))
+        await self._waiter
+
+    def hear(self, server: NameServer, message: Message) -> None:
+        """What a server says to whichever attempt."""
+        if message.truncated:
+            self.cut_off = server
+        elif not message.answer.status.temporary:
+            self.answer, self.cut_off = message.answer, None
+        else:
+            if server not in self.gave_up:
+                self.gave_up += (server,)
+            self.fail(server, message.answer.detail, message.answer.status)
+            if server != self._server:
+                return  # the attempt that waits has asked another one
+        self._wake()
+
+    def lose(self, by: "_Socket", detail: str) -> None:
+        """The way by a socket has failed: that ends the attempt that waits, but none that nobody waits for."""
+        if by is self._asking:
+            self.fail(by.server, detail)
+            self._wake()
+
+    def fail(self, server: NameServer, detail: str, status: Status = Status.TIMEOUT) -> None:
+        """Remember what went wrong."""
+        self.failed = Answer(status, self.name, detail=f"{server}: {detail}")
+
+    def end(self) -> None:
+        """Nothing more is to be heard."""
+        for by, ident in self._attempts:
+            by.leave(ident)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class _Socket:
     """One connected socket: the kernel drops what comes from anywhere but the server."""
 
     def __init__(self, server: NameServer, rng: random.Random) -> None:
+        self.server = server
         self.asked = 0
         self._rng = rng
-        self._pending: dict[int, tuple[bytes, asyncio.Future[_Outcome]]] = {}
+        self._pending: dict[int, _Question] = {}
         family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
@@ -58,25 +116,29 @@ class _Socket:
 
     def retire(self) -> None:
         """Ask no more by it. What left a question without an answer may be the socket: uvloop reads no further from
-        one that the system has told by ICMP that nobody listens, also when somebody does again."""
+        one that the system has told by ICMP that nobody listens, also when somebody does again. Answers that are
+        late may still come, so it stays open for as long as its questions are asked."""
         self.asked = QUESTIONS_PER_SOCKET
         if not self._pending:
             self.close()
 
-    async def ask(self, question: bytes) -> _Outcome:
-        """Send a question section and wait for its message; raises OSError where it can't be sent."""
+    def enter(self, question: _Question) -> int:
+        """The id under which a question is asked here until it leaves."""
         while (ident := self._rng.getrandbits(16)) in self._pending:
             pass
         self.asked += 1
-        future: asyncio.Future[_Outcome] = self._loop.create_future()
-        self._pending[ident] = (question, future)
-        try:
-            self._socket.send(encode_query(ident, question))
-            return await future
-        finally:
-            del self._pending[ident]
-            if self.spent and not self._pending:
-                self.close()
+        self._pending[ident] = question
+        return ident
+
+    def send(self, query: bytes) -> None:
+        """Raises OSError where it can't be sent."""
+        self._socket.send(query)
+
+    def leave(self, ident: int) -> None:
+        """Pass over what answers that id from now on."""
+        del self._pending[ident]
+        if self.spent and not self._pending:
+            self.close()
 
     def close(self) -> None:
         """Give the socket back; questions in flight fail."""
@@ -96,21 +158,20 @@ class _Socket:
                 return
 
     def _received(self, data: bytes) -> None:
-        # Anything that is not the answer to a question of ours is passed over: it may be forged or late.
-        question, future = self._pending.get(int.from_bytes(data[:2]), (b"", None))
-        if future is None or future.done():
+        # Anything that is not the answer to a question that is still asked is passed over: it may be forged.
+        question = self._pending.get(int.from_bytes(data[:2]))
+        if question is None or question.answer is not None:
             return
         try:
             message = decode(data)
         except BadMessage:
             return
-        if message.question == question:
-            future.set_result(message)
+        if message.question == question.section:
+            question.hear(self.server, message)
 
     def _fail(self, detail: str) -> None:
-        for _, future in self._pending.values():
-            if not future.done():
-                future.set_result(_Failed(Status.TIMEOUT, detail))
+        for question in self._pending.values():
+            question.lose(self, detail)
 
 
 class UdpTransport:
@@ -118,7 +179,8 @@ class UdpTransport:
 
     ``timeout`` in seconds bounds the whole question, without the moments that each attempt waits for its turn (see
     :class:`~streams.dns.burst.Burst`). Each attempt waits for its answer twice as long as the one before, up to four
-    times the first: what was lost in a full buffer should be asked again soon.
+    times the first: what was lost in a full buffer should be asked again soon. What is late is no less true: an answer
+    to any attempt is taken for as long as the question is asked.
     """
 
     def __init__(
@@ -132,68 +194,74 @@ class UdpTransport:
         shares = [min(2**n, 4) for n in range(count)]
         self._attempts = tuple((servers[n % len(servers)], timeout * shares[n] / sum(shares)) for n in range(count))
         self._sockets: dict[NameServer, list[_Socket]] = {server: [] for server in servers}
+        self._every: WeakSet[_Socket] = WeakSet()
+        """Also the spent ones, for as long as questions are asked by them."""
         self._bursts = {server: Burst() for server in servers}
         self._closed = False
 
     async def query(self, name: str, rdtype: RecordType) -> Answer:
         """Ask; never raises. A server that fails (SERVFAIL, REFUSED) is believed once all of them do."""
         try:
-            question = encode_question(name, rdtype)
+            question = _Question(name, encode_question(name, rdtype))
         except BadName as bad:
             return Answer(Status.NXDOMAIN, name, detail=str(bad))
-        failed = _Failed(Status.TIMEOUT, "no name server answered")
-        gave_up: set[NameServer] = set()
-        for server, patience in self._attempts:
-            if server in gave_up:
-                continue
-            async with self._bursts[server].turn():
-                outcome = await self._attempt(server, question, patience)
-            if isinstance(outcome, Message):
-                if not outcome.answer.status.temporary:
-                    return outcome.answer
-                gave_up.add(server)
-            failed = _as_failed(outcome, server)
-        return Answer(failed.status, name, detail=failed.detail)
+        try:
+            for server, patience in self._attempts:
+                if not question.wants(server):
+                    continue
+                async with self._bursts[server].turn():
+                    if question.wants(server):  # no late answer came before its turn
+                        await self._attempt(question, server, patience)
+                if question.answer is not None:
+                    return question.answer
+        finally:
+            question.end()
+        return question.failed
 
-    async def _attempt(self, server: NameServer, question: bytes, patience: float) -> _Outcome:
+    async def _attempt(self, question: _Question, server: NameServer, patience: float) -> None:
         if self._closed:
-            return _Failed(Status.TIMEOUT, "the resolver was closed")
+            question.fail(server, "the resolver was closed")
+            return
         try:
             asking = self._socket(server)
             async with asyncio.timeout(patience):
-                outcome = await asking.ask(question)
-                if isinstance(outcome, Message) and outcome.truncated:
-                    return await _over_tcp(server, encode_query(self._rng.getrandbits(16), question))
-                return outcome
+                if question.cut_off is None:
+                    await question.ask(asking)
+                if question.cut_off is not None:
+                    await self._ask_by_tcp(question, question.cut_off)
         except TimeoutError:
             asking.retire()
-            return _Failed(Status.TIMEOUT, "no answer in time")
+            question.fail(server, "no answer in time")
         except (OSError, EOFError, BadMessage) as error:
-            return _Failed(Status.TIMEOUT, f"{type(error).__name__}: {error}")
+            question.fail(server, f"{type(error).__name__}: {error}")
+
+    async def _ask_by_tcp(self, question: _Question, server: NameServer) -> None:
+        question.cut_off = None  # where this fails, the next attempt is by UDP again
+        query = encode_query(self._rng.getrandbits(16), question.section)
+        question.hear(server, await _over_tcp(server, query))
 
     def _socket(self, server: NameServer) -> _Socket:
         """A socket with room, at random among a few: ports change all the time, and few are open."""
         sockets = self._sockets[server]
         chosen = int(self._rng.random() * SOCKETS_PER_SERVER)
         if chosen >= len(sockets):
-            sockets.append(_Socket(server, self._rng))
+            sockets.append(self._opened(server))
         elif sockets[chosen].spent:
-            sockets[chosen] = _Socket(server, self._rng)
+            sockets[chosen] = self._opened(server)
         return sockets[min(chosen, len(sockets) - 1)]
+
+    def _opened(self, server: NameServer) -> _Socket:
+        opened = _Socket(server, self._rng)
+        self._every.add(opened)
+        return opened
 
     async def aclose(self) -> None:
         """Close every socket; questions in flight end as ``timeout``, and so do later ones."""
         self._closed = True
+        for each in tuple(self._every):
+            each.close()
         for sockets in self._sockets.values():
-            for each in sockets:
-                each.close()
             sockets.clear()
-
-
-def _as_failed(outcome: _Outcome, server: NameServer) -> _Failed:
-    if isinstance(outcome, _Failed):
-        return _Failed(outcome.status, f"{server}: {outcome.detail}")
-    return _Failed(outcome.answer.status, f"{server}: {outcome.answer.detail}")
 
 
 async def _over_tcp(server: NameServer, query: bytes) -> Message:
