@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Any
 
 from schemas.vocabulary import RETRYABLE, VERDICTS, Reason, Stage, Verdict
-from streams.checks.reply_text import enhanced_of, fold, parse_reply, unwrap, without_accents, without_addresses
+from streams.checks.reply_text import enhanced_of, fold, parse_reply, unwrap, without_accents, without_addresses, without_names
 from streams.smtp.replies import Reply
 
 __all__ = ["Match", "Rule", "load_rules", "match", "parse_reply", "rule_named", "unwrap"]
@@ -40,7 +40,11 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row of the tables: fits when stage, class, code, enhanced code and text all fit; what is empty fits all."""
+    """One row of the tables: fits when stage, class, code, enhanced code and text all fit; what is empty fits all.
+
+    ``text`` and ``unless`` read the server's words, ``anywhere`` reads its URLs and host names as well; either of
+    ``text`` and ``anywhere`` is enough.
+    """
 
     id: str
     reason: Reason
@@ -51,18 +55,29 @@ class Rule:
     codes: frozenset[int]
     enhanced: re.Pattern[str] | None
     text: re.Pattern[str] | None
+    anywhere: re.Pattern[str] | None
     unless: re.Pattern[str] | None
     samples: tuple[str, ...]
 
-    def fits(self, code: int, enhanced: str | None, text: str) -> bool:
-        """Whether the reply fits; stage and class are the bucket's business (:func:`_bucket`)."""
+    def fits(self, code: int, enhanced: str | None, text: str, whole: str | None = None) -> bool:
+        """Whether the reply fits; stage and class are the bucket's business (:func:`_bucket`).
+
+        ``whole`` is ``text`` with its URLs and host names, where it had any.
+        """
         if self.codes and code not in self.codes:
             return False
         if self.enhanced and not (enhanced and self.enhanced.fullmatch(enhanced)):
             return False
-        if self.text and not self.text.search(text):
+        if not self._says(text, whole):
             return False
         return not (self.unless and self.unless.search(text))
+
+    def _says(self, text: str, whole: str | None) -> bool:
+        if self.text and self.text.search(text):
+            return True
+        if self.anywhere:
+            return self.anywhere.search(whole or text) is not None
+        return self.text is None
 
 
 def match(reply: Reply, stage: Stage, asked: str = "") -> Match:
@@ -84,7 +99,8 @@ def _match(reply: Reply, stage: Stage) -> Match:
 
 @lru_cache(maxsize=16_384)
 def _decide(code: int, enhanced: str | None, text: str, stage: Stage) -> Rule:
-    return next(rule for rule in _bucket(stage, class_of(code, enhanced)) if rule.fits(code, enhanced, text))
+    words = without_names(text)
+    return next(rule for rule in _bucket(stage, class_of(code, enhanced)) if rule.fits(code, enhanced, words, text))
 
 
 def class_of(code: int, enhanced: str | None) -> int:
@@ -189,6 +205,7 @@ def _compile(row: Mapping[str, Any], words: Mapping[str, str]) -> Rule:
         codes=frozenset(row.get("codes", ())),
         enhanced=_enhanced(row.get("enhanced", ())),
         text=_text(row.get("text", ()), words),
+        anywhere=_text(row.get("anywhere", ()), words),
         unless=_text(row.get("unless", ()), words),
         samples=tuple(row["samples"]),
     )

@@ -51,8 +51,10 @@ _STAGES = tuple(
 _ENHANCED_FIRST = re.compile(r"\W{0,3}([245]\.[0-9]{1,3}\.[0-9]{1,3})(?!\.?\d)")
 _ENHANCED_ANYWHERE = re.compile(r"(?<![\w./-])([245]\.[0-9]{1,3}\.[0-9]{1,3})(?!\.?\d)")
 _REPEATED_CODE = re.compile(r"(?<![\d.])[245]\d\d[- ](?=[245]\.\d{1,3}\.\d{1,3}(?!\.?\d))|(?<=\s)[45]\d\d-(?=\D)")
-_ADDRESS = re.compile(r"[^\s<>\"'():;,\[\]=]+@[^\s<>\"'(),;:\[\]]+")
+_ADDRESS = re.compile(r"""(?:"[^"@<>]{1,64}"|[^\s<>"'():;,\[\]=]+)@[^\s<>"'(),;:\[\]]+""")
 _IP = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)|(?<![\w:])(?:[0-9a-f]{1,4}:){3,7}[0-9a-f:]*")
+_LINK = re.compile(r"(?:\b(?:https?|ftp)://|\bwww\.)[^\s;<>\"']+")
+_HOST_NAME = re.compile(r"(?<![\w.@-])(?:[a-z0-9_][a-z0-9_-]{0,62}\.){2,9}[a-z][a-z0-9-]{1,62}(?![\w-])")
 _NESTED = re.compile(r"\bhost \S+ (?:said|says|returned):? ?")
 _SESSION = re.compile(r"\[[\w.-]+\.outlook\.com[^\]]*\]|\S+ - (?:gsmtp|gcdp)\b")
 _QUOTES = str.maketrans({"\u2019": "'", "\u2018": "'", "`": "'", "\u00b4": "'", "\u201c": '"', "\u201d": '"'})
@@ -131,6 +133,18 @@ def fold(reply: Reply) -> str:
     if "@" in text:
         text = _ADDRESS.sub("@", text)
     return " ".join(_IP.sub("[ip]", text).split())
+
+
+def without_names(text: str) -> str:
+    """A folded text without the URLs and host names in it (those of three labels and more: two may be a missing space).
+
+    What a page is called decides nothing: ``https://help.example.com/blocked`` stands under an unknown user, too, and
+    a host may be named ``relay``.
+    """
+    if "." not in text:
+        return text
+    linkless = _LINK.sub("", text) if "://" in text or "www." in text else text
+    return _HOST_NAME.sub("[]", linkless).strip()
 
 
 def without_addresses(reply: Reply, asked: str = "") -> Reply:
