@@ -14,7 +14,15 @@ from importlib import resources
 from typing import Any
 
 from schemas.vocabulary import RETRYABLE, VERDICTS, Reason, Stage, Verdict
-from streams.checks.reply_text import enhanced_of, fold, parse_reply, unwrap, without_accents, without_addresses, without_names
+from streams.checks.reply_text import (
+    enhanced_of,
+    fold,
+    parse_reply,
+    unwrap,
+    without_accents,
+    without_addresses,
+    without_names,
+)
 from streams.smtp.replies import Reply
 
 __all__ = ["Match", "Rule", "load_rules", "match", "parse_reply", "rule_named", "unwrap"]
