@@ -104,6 +104,30 @@ def test_the_address_in_a_reply_decides_nothing(local):
     assert meant(f"554 5.7.1 <{local}@spamhaus.example>: Relay access denied") == "verification_refused"
 
 
+@pytest.mark.parametrize("name", ["spam", "relay", "rbl-1", "greylist", "sender", "quota", "disabled", "policy"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "550 {}.mail.example.com: No such user here",
+        "550 No such user here, says {}.mail.example.com",
+        "550 No such user here; https://help.example.com/{}?because={}",
+        "550-{}.mail.example.com\n550 No such user here",
+    ],
+)
+def test_neither_a_host_name_nor_a_url_decides(name, reply):
+    assert meant(reply.replace("{}", name)) is Reason.MAILBOX_NOT_FOUND
+
+
+def test_a_rule_may_read_urls_and_host_names():
+    (rule,) = compile_rules([ROW | {"reason": "timeout", "text": ["listed"], "anywhere": ["bl.example"]}], {})
+    assert rule.fits(550, None, "listed")
+    assert rule.fits(550, None, "see", "see https://bl.example/")
+    assert not rule.fits(550, None, "see", "see https://other.example/listed")
+    (rule,) = compile_rules([ROW | {"reason": "timeout", "anywhere": ["bl.example"]}], {})
+    assert rule.fits(550, None, "bl.example")
+    assert not rule.fits(550, None, "see")
+
+
 @pytest.mark.parametrize("stage", [Stage.CONNECT, Stage.BANNER, Stage.EHLO, Stage.MAIL])
 def test_a_refusal_before_rcpt_is_about_us(stage):
     assert meant("554 5.7.1 rejected", stage) is Reason.SENDER_BLOCKED

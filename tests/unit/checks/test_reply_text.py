@@ -10,7 +10,15 @@ from schemas.result import MAX_TEXT_BYTES
 from schemas.vocabulary import Stage
 from streams.checks import reply_text
 from streams.checks.reply_rules import match
-from streams.checks.reply_text import enhanced_of, fold, parse_reply, printable, unwrap, without_addresses
+from streams.checks.reply_text import (
+    enhanced_of,
+    fold,
+    parse_reply,
+    printable,
+    unwrap,
+    without_addresses,
+    without_names,
+)
 from streams.smtp.replies import Reply
 
 
@@ -165,3 +173,24 @@ def test_long_texts_are_remembered_by_what_is_shown_of_them(monkeypatch):
     for end in ("a", "b" * 100_000):
         printable("é" * 3 * MAX_TEXT_BYTES + end)
     assert [len(text) for text in asked] == [2 * MAX_TEXT_BYTES] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("user unknown", "user unknown"),
+        ("user unknown; see https://help.example.com/blocked?ip=[ip]; bye", "user unknown; see ; bye"),
+        ("blocked, see www.example.com/user-unknown", "blocked, see"),
+        ("relay.example.com: user unknown", "[]: user unknown"),
+        ("spam.mx.example.co.uk says no", "[] says no"),
+        ("rejected.see example.com", "rejected.see example.com"),
+        ("version 8.14.4/8.14.4", "version 8.14.4/8.14.4"),
+        ("no such user. go away...", "no such user. go away..."),
+    ],
+)
+def test_urls_and_host_names_are_no_words(text, words):
+    assert without_names(text) == words
+
+
+def test_a_quoted_local_part_is_an_address_too():
+    assert fold(Reply(550, ('<"spam, blocked"@example.org>: no such user',))) == "<@>: no such user"
