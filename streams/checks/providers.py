@@ -1,7 +1,7 @@
 """Who runs a domain's exchangers. Work is shared out by provider, so that one worker at a time talks to its hosts."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from ipaddress import ip_address
@@ -62,15 +62,26 @@ def provider_of(route: MailRoute, overrides: Mapping[str, str] | None = None) ->
     """
     if not route.has_hosts:
         return ""
-    preferred = _preferred(route.hosts)
-    if overrides and (name := next(filter(None, (_listed(host.name, overrides) for host in preferred)), None)):
+    if overrides and (name := _first(_listed(host.name, overrides) for host in _preferred(route.hosts))):
         return name
-    if name := next(filter(None, (_known(host.name) for host in preferred)), None):
-        return name
+    runs, address = _run_by(route.hosts)
+    its_own = route.domain.endswith(runs) and runs == _registrable(route.domain)
+    return address if its_own else runs
+
+
+@lru_cache(maxsize=16_384)
+def _run_by(hosts: tuple[MailHost, ...]) -> tuple[str, str]:
+    """The provider that hosts are of, and the one of a domain whose own they are."""
+    preferred = _preferred(hosts)
+    if name := _first(_known(host.name) for host in preferred):
+        return name, name
     host = preferred[0]
-    registrable = _registrable(host.name)
-    own = registrable is None or (route.domain.endswith(registrable) and registrable == _registrable(route.domain))
-    return registrable if registrable is not None and not own else min(host.addresses, key=_numeric)
+    address = min(host.addresses, key=_numeric)
+    return _registrable(host.name) or address, address
+
+
+def _first(names: Iterable[str | None]) -> str | None:
+    return next(filter(None, names), None)
 
 
 @lru_cache(maxsize=16_384)

@@ -1,6 +1,5 @@
 """What DNS says of where a domain's mail goes (RFC 5321 section 5.1, RFC 7505)."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -24,8 +23,7 @@ class MailHost(NamedTuple):
     addresses: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class MailRoute:
+class MailRoute(NamedTuple):
     """Where mail for a domain goes; ``hosts`` in order of preference, for ``mx`` and ``implicit_mx`` only.
 
     ``not_found``: NXDOMAIN, or neither MX nor address records. ``unroutable``: exchangers are named, but none has an
@@ -42,4 +40,4 @@ class MailRoute:
     @property
     def has_hosts(self) -> bool:
         """True where there is somebody to ask."""
-        return self.kind in (RouteKind.MX, RouteKind.IMPLICIT_MX)
+        return bool(self.hosts)

@@ -3,7 +3,8 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, cast
 
 DOMAINS = 50_000
 """What is known of so many domains is kept, by every part alike."""
@@ -12,11 +13,30 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
+@dataclass(slots=True)
+class _Flight(Generic[V]):
+    """A value that is being loaded: by whom, and who else waits for it."""
+
+    loader: "asyncio.Task[Any]"
+    waiting: "list[asyncio.Future[V | None]]" = field(default_factory=list)
+
+    def land(self, value: V | None) -> None:
+        """Tell who waits; null where the loader has none, and the next is to load it."""
+        for each in self.waiting:
+            if not each.done():
+                each.set_result(value)
+
+    def cancel(self) -> None:
+        """Nobody is to wait any more."""
+        for each in (*self.waiting, self.loader):
+            each.cancel()
+
+
 class FlightCache(Generic[K, V]):
     """At most ``size`` values, the least recently used going first, each with its own time to live.
 
-    ``load(key)`` gives a value and its time to live in seconds; it must end by itself. It runs in a task of its own,
-    so that an asker who gives up takes nothing from the others.
+    ``load(key)`` gives a value and its time to live in seconds; it must end by itself. Who asks first loads for all who
+    ask meanwhile, without a task for it; where he gives up, the next one loads.
     """
 
     def __init__(
@@ -26,7 +46,7 @@ class FlightCache(Generic[K, V]):
         self._size = size
         self._clock = clock
         self._values: OrderedDict[K, tuple[V, float]] = OrderedDict()
-        self._flights: dict[K, asyncio.Task[V]] = {}
+        self._flights: dict[K, _Flight[V]] = {}
 
     def __len__(self) -> int:
         return len(self._values)
@@ -46,11 +66,16 @@ class FlightCache(Generic[K, V]):
         """The value, loaded once for all who ask meanwhile."""
         if (value := self.peek(key)) is not None:
             return value
-        if (flight := self._flights.get(key)) is None:
-            flight = self._flights[key] = asyncio.create_task(self._fly(key))
-        return await asyncio.shield(flight)
+        while (flight := self._flights.get(key)) is not None:
+            landed: asyncio.Future[V | None] = flight.loader.get_loop().create_future()
+            flight.waiting.append(landed)
+            if (value := await landed) is not None:
+                return value
+        return await self._fly(key)
 
     async def _fly(self, key: K) -> V:
+        flight = self._flights[key] = _Flight[V](cast("asyncio.Task[Any]", asyncio.current_task()))
+        value = None
         try:
             value, ttl = await self._load(key)
             self._values[key] = (value, self._clock() + ttl)
@@ -59,10 +84,9 @@ class FlightCache(Generic[K, V]):
             return value
         finally:
             del self._flights[key]
+            flight.land(value)
 
-    async def aclose(self) -> None:
-        """Cancel what is still being loaded; who waits for it is cancelled too."""
-        flights = list(self._flights.values())
-        for flight in flights:
+    def close(self) -> None:
+        """Cancel what is still being loaded, and who waits for it."""
+        for flight in self._flights.values():
             flight.cancel()
-        await asyncio.gather(*flights, return_exceptions=True)

@@ -87,8 +87,8 @@ class MailResolver:
 
     async def aclose(self) -> None:
         """End what is under way and close the sockets."""
-        await self._exchanges.aclose()
-        await self._hosts.aclose()
+        self._exchanges.close()
+        self._hosts.close()
         await self._transport.aclose()
 
     async def route(self, domain: str) -> MailRoute:
@@ -98,8 +98,16 @@ class MailResolver:
         name = domain.lower().removesuffix(".")
         if name.startswith("["):
             return self._literal_route(name)
-        cached = self._known(name)
-        kind, hosts, detail = await self._find(name)
+        answer = self._exchanges.peek(name)
+        cached = answer is not None
+        if answer is None:
+            answer = await self._exchanges.get(name)
+        order = self._order(name, answer)
+        found = self._known(order)
+        if found is None:
+            cached = False
+            found = await self._addresses_of(order)
+        kind, hosts, detail = _conclusion(answer, order, found)
         elapsed_ms = round((self._clock() - started) * 1000)
         return MailRoute(name, kind, hosts, detail, cached, elapsed_ms)
 
@@ -109,65 +117,30 @@ class MailResolver:
             return MailRoute(literal, RouteKind.UNROUTABLE, detail=f"{address} is not an address that may be dialled")
         return MailRoute(literal, RouteKind.IMPLICIT_MX, (MailHost(literal, 0, (address,)),))
 
-    def _known(self, name: str) -> bool:
-        """True where the route will come from the cache alone."""
-        answer = self._exchanges.peek(name)
-        if answer is None:
-            return False
-        if answer.status is Status.NODATA:
-            return self._hosts.peek(name) is not None
-        return all(self._hosts.peek(each.host) is not None for each in _usable(answer.exchanges))
+    def _order(self, name: str, answer: Answer) -> Sequence[Exchange]:
+        """Whose addresses are needed, the preferred first and equals by chance: without MX it is the domain itself (RFC
+        5321 section 5.1)."""
+        exchanges = answer.exchanges
+        if len(exchanges) > 1:
+            return sorted(exchanges, key=lambda each: (each.preference, self._rng.random()))[:MAX_EXCHANGES]
+        if not exchanges and answer.status is Status.NODATA:
+            return (Exchange(0, name),)
+        return exchanges
 
-    async def _find(self, name: str) -> tuple[RouteKind, tuple[MailHost, ...], str]:
-        answer = await self._exchanges.get(name)
-        if answer.status.temporary:
-            return RouteKind.TEMPORARY, (), answer.detail
-        if answer.status is Status.NXDOMAIN:
-            return RouteKind.NOT_FOUND, (), answer.detail or "the domain does not exist"
-        if answer.status is Status.NODATA:
-            return await self._implicit(name)
-        exchanges = _usable(answer.exchanges)
-        if not exchanges:
-            return RouteKind.NULL_MX, (), "the domain says that it takes no mail (RFC 7505)"
-        return await self._explicit(exchanges)
+    def _known(self, exchanges: Sequence[Exchange]) -> list[_HostAddresses] | None:
+        """Their addresses where the cache has all of them."""
+        known = [host for each in exchanges if (host := self._hosts.peek(each.host)) is not None]
+        return known if len(known) == len(exchanges) else None
 
-    async def _implicit(self, name: str) -> tuple[RouteKind, tuple[MailHost, ...], str]:
-        """No MX: the domain itself is its exchanger (RFC 5321 section 5.1)."""
-        found = await self._hosts.get(name)
-        if found.addresses:
-            return RouteKind.IMPLICIT_MX, (MailHost(name, 0, found.addresses),), ""
-        if found.status.temporary:
-            return RouteKind.TEMPORARY, (), found.detail
-        if found.refused:
-            return RouteKind.UNROUTABLE, (), f"{name} has only addresses that may not be dialled: {found.refused[0]}"
-        return RouteKind.NOT_FOUND, (), "the domain has neither MX nor address records"
-
-    async def _explicit(self, exchanges: Sequence[Exchange]) -> tuple[RouteKind, tuple[MailHost, ...], str]:
-        order = sorted(exchanges, key=lambda each: (each.preference, self._rng.random()))[:MAX_EXCHANGES]
-        found = await self._addresses_of([each.host for each in order])
-        hosts = tuple(
-            MailHost(each.host, each.preference, host.addresses)
-            for each, host in zip(order, found, strict=True)
-            if host.addresses
-        )
-        if hosts:
-            return RouteKind.MX, hosts, ""
-        if failed := next((host for host in found if host.status.temporary), None):
-            return RouteKind.TEMPORARY, (), failed.detail
-        return RouteKind.UNROUTABLE, (), _why_unroutable(order, found)
-
-    async def _addresses_of(self, names: Sequence[str]) -> list[_HostAddresses]:
-        """Of all at a time; without a task each where nobody has to be asked, or but one host."""
-        known = [host for name in names if (host := self._hosts.peek(name)) is not None]
-        if len(known) == len(names):
-            return known
-        if len(names) == 1:
-            return [await self._hosts.get(names[0])]
-        return await asyncio.gather(*map(self._hosts.get, names))
+    async def _addresses_of(self, exchanges: Sequence[Exchange]) -> list[_HostAddresses]:
+        """Of all at a time; without a task where there is but one."""
+        if len(exchanges) == 1:
+            return [await self._hosts.get(exchanges[0].host)]
+        return await asyncio.gather(*(self._hosts.get(each.host) for each in exchanges))
 
     async def _load_exchanges(self, name: str) -> tuple[Answer, float]:
         answer = await self._ask(name, RecordType.MX)
-        return answer, self._time_to_live(answer)
+        return answer._replace(exchanges=_usable(answer.exchanges)), self._time_to_live(answer)
 
     async def _load_host(self, name: str) -> tuple[_HostAddresses, float]:
         answers = await self._ask_families(name)
@@ -215,17 +188,44 @@ class MailResolver:
         return min(max(NEGATIVE_TTL if answer.ttl is None else answer.ttl, MIN_TTL), MAX_TTL)
 
 
-def _usable(exchanges: Sequence[Exchange]) -> list[Exchange]:
+def _usable(exchanges: Sequence[Exchange]) -> tuple[Exchange, ...]:
     """Without the root, which is no host (RFC 7505), and each host once, at its best preference."""
     best: dict[str, Exchange] = {}
-    for each in sorted(exchanges, key=lambda exchange: exchange.preference):
+    for each in sorted(exchanges):
         if each.host:
             best.setdefault(each.host, each)
-    return list(best.values())
+    return tuple(best.values())
 
 
-def _why_unroutable(order: Sequence[Exchange], found: Sequence[_HostAddresses]) -> str:
+def _conclusion(
+    answer: Answer, order: Sequence[Exchange], found: Sequence[_HostAddresses]
+) -> tuple[RouteKind, tuple[MailHost, ...], str]:
+    """What follows from the answer for MX and the addresses of those that it leads to."""
+    hosts = [
+        MailHost(each.host, each.preference, host.addresses)
+        for each, host in zip(order, found, strict=True)
+        if host.addresses
+    ]
+    if hosts:
+        return RouteKind.MX if answer.exchanges else RouteKind.IMPLICIT_MX, tuple(hosts), ""
+    kind, detail = _why_nobody(answer, order, found) if order else _why_no_exchanger(answer)
+    return kind, (), detail
+
+
+def _why_no_exchanger(answer: Answer) -> tuple[RouteKind, str]:
+    if answer.status.temporary:
+        return RouteKind.TEMPORARY, answer.detail
+    if answer.status is Status.NXDOMAIN:
+        return RouteKind.NOT_FOUND, answer.detail or "the domain does not exist"
+    return RouteKind.NULL_MX, "the domain says that it takes no mail (RFC 7505)"
+
+
+def _why_nobody(answer: Answer, order: Sequence[Exchange], found: Sequence[_HostAddresses]) -> tuple[RouteKind, str]:
+    if failed := next((host for host in found if host.status.temporary), None):
+        return RouteKind.TEMPORARY, failed.detail
     for each, host in zip(order, found, strict=True):
         if host.refused:
-            return f"{each.host} has only addresses that may not be dialled: {host.refused[0]}"
-    return f"{order[0].host} has no address"
+            return RouteKind.UNROUTABLE, f"{each.host} has only addresses that may not be dialled: {host.refused[0]}"
+    if answer.exchanges:
+        return RouteKind.UNROUTABLE, f"{order[0].host} has no address"
+    return RouteKind.NOT_FOUND, "the domain has neither MX nor address records"

@@ -83,6 +83,35 @@ async def test_an_asker_who_gives_up_takes_nothing_from_the_others() -> None:
     assert impatient.cancelled()
 
 
+async def test_where_the_first_gives_up_the_next_loads_for_the_rest() -> None:
+    source = Source()
+    source.gate.clear()
+    cache = cache_of(source, Clock())
+    askers = [asyncio.create_task(cache.get("a")) for _ in range(5)]
+    await asyncio.sleep(0)
+    for gone in askers[:3]:
+        gone.cancel()
+    await asyncio.sleep(0)
+    late = asyncio.create_task(cache.get("a"))
+    await asyncio.sleep(0)
+    source.gate.set()
+    assert await asyncio.gather(*askers[3:], late) == ["A"] * 3
+    assert all(gone.cancelled() for gone in askers[:3])
+    assert source.asked == ["a", "a"]
+
+
+async def test_where_the_first_fails_the_next_tries() -> None:
+    source = Source()
+    source.gate.clear()
+    cache = cache_of(source, Clock())
+    askers = [asyncio.create_task(cache.get("broken")) for _ in range(3)]
+    await asyncio.sleep(0)
+    source.gate.set()
+    failures = await asyncio.gather(*askers, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [RuntimeError] * 3
+    assert source.asked == ["broken"] * 3
+
+
 async def test_a_failure_is_not_kept() -> None:
     source = Source()
     cache = cache_of(source, Clock())
@@ -96,8 +125,10 @@ async def test_closing_ends_what_is_under_way() -> None:
     source = Source()
     source.gate.clear()
     cache = cache_of(source, Clock())
-    asker = asyncio.create_task(cache.get("a"))
+    askers = [asyncio.create_task(cache.get("a")) for _ in range(3)]
     await asyncio.sleep(0)
-    await cache.aclose()
-    with pytest.raises(asyncio.CancelledError):
-        await asker
+    cache.close()
+    for asker in askers:
+        with pytest.raises(asyncio.CancelledError):
+            await asker
+    assert source.asked == ["a"]
