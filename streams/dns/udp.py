@@ -47,14 +47,20 @@ class _Question:
         """Whether it is worth while to ask that server (again)."""
         return self.answer is None and server not in self.gave_up
 
-    async def ask(self, by: "_Socket") -> None:
-        """One more attempt; wait until something ends it. Raises OSError where it can't be sent."""
+    async def ask(self, by: "_Socket", deadline: float) -> None:
+        """One more attempt; wait until something ends it. Raises OSError where it can't be sent, and TimeoutError at
+        ``deadline`` by the clock of the loop."""
         self._asking, self._server = by, by.server
-        self._waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter = self._waiter = loop.create_future()
         ident = by.enter(self)
         self._attempts.append((by, ident))
         by.send(encode_query(ident, self.section))
-        await self._waiter
+        timer = loop.call_at(deadline, _time_out, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
 
     def hear(self, server: NameServer, message: Message) -> None:
         """What a server says to whichever attempt."""
@@ -88,6 +94,11 @@ class _Question:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _time_out(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())
 
 
 class _Socket:
@@ -222,12 +233,13 @@ class UdpTransport:
         if self._closed:
             question.fail(server, "the resolver was closed")
             return
+        deadline = asyncio.get_running_loop().time() + patience
         try:
             asking = self._socket(server)
-            async with asyncio.timeout(patience):
-                if question.cut_off is None:
-                    await question.ask(asking)
-                if question.cut_off is not None:
+            if question.cut_off is None:
+                await question.ask(asking, deadline)
+            if question.cut_off is not None:
+                async with asyncio.timeout_at(deadline):
                     await self._ask_by_tcp(question, question.cut_off)
         except TimeoutError:
             asking.retire()

@@ -20,7 +20,7 @@ _MAX_NAME, _MAX_LABEL = 255, 63
 _MAX_TTL = 0x7FFFFFFF
 _MAX_CHAIN = 16
 _MAX_POINTERS = 127  # as many as a name has labels; a chain of pointers alone is work for nothing
-_HOSTNAME = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
+_HOSTNAME = b"abcdefghijklmnopqrstuvwxyz0123456789-_"
 _STATUS = {0: Status.NODATA, 2: Status.SERVFAIL, 3: Status.NXDOMAIN, 5: Status.REFUSED}
 
 
@@ -62,7 +62,7 @@ def encode_question(name: str, rdtype: RecordType) -> bytes:
 
 
 def _encode_label(label: bytes) -> bytes:
-    if not 0 < len(label) <= _MAX_LABEL or not _HOSTNAME.issuperset(label):
+    if not 0 < len(label) <= _MAX_LABEL or label.translate(None, _HOSTNAME):
         raise BadName("a label must be 1 to 63 letters, digits, hyphens or underscores")
     return bytes((len(label),)) + label
 
@@ -167,7 +167,7 @@ def _address(data: bytes, record: _Record) -> str:
 
 def _read_name(data: bytes, at: int) -> tuple[str, int]:
     """A name at an offset, lower case and without the final dot, and the offset behind it."""
-    labels: list[str] = []
+    labels: list[bytes] = []
     after, barrier, octets, pointers = -1, at, 1, 0
     while length := data[at]:
         if length <= _MAX_LABEL:
@@ -175,7 +175,7 @@ def _read_name(data: bytes, at: int) -> tuple[str, int]:
             octets += length + 1
             if len(label) < length or octets > _MAX_NAME:
                 raise BadMessage("a name runs over its bounds")
-            labels.append(_label_text(label))
+            labels.append(label)
             at += length + 1
             continue
         # A pointer leads strictly backwards, so that no chain of them can go round in circles.
@@ -185,12 +185,15 @@ def _read_name(data: bytes, at: int) -> tuple[str, int]:
             raise BadMessage("a name has a bad pointer")
         after = at + 2 if after < 0 else after
         at = barrier = target
-    return ".".join(labels), at + 1 if after < 0 else after
+    return _name_text(labels), at + 1 if after < 0 else after
 
 
-def _label_text(label: bytes) -> str:
+def _name_text(labels: list[bytes]) -> str:
     """Host names as they are; any other octet as RFC 4343's ``\\DDD``, so that nothing hostile reaches a log."""
-    label = label.lower()
-    if _HOSTNAME.issuperset(label):
-        return label.decode("ascii")
-    return "".join(chr(octet) if octet in _HOSTNAME else f"\\{octet:03d}" for octet in label)
+    if b"".join(labels).lower().translate(None, _HOSTNAME):
+        return ".".join(map(_escaped, labels))
+    return b".".join(labels).lower().decode("ascii")
+
+
+def _escaped(label: bytes) -> str:
+    return "".join(chr(octet) if octet in _HOSTNAME else f"\\{octet:03d}" for octet in label.lower())
