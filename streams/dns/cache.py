@@ -74,7 +74,8 @@ class FlightCache(Generic[K, V]):
         return await self._fly(key)
 
     async def _fly(self, key: K) -> V:
-        flight = self._flights[key] = _Flight[V](cast("asyncio.Task[Any]", asyncio.current_task()))
+        flight: _Flight[V] = _Flight(cast("asyncio.Task[Any]", asyncio.current_task()))
+        self._flights[key] = flight
         value = None
         try:
             value, ttl = await self._load(key)

@@ -25,7 +25,10 @@ class Status(StrEnum):
     @property
     def temporary(self) -> bool:
         """Nothing was learned of the name: a failure of servers or of the way to them."""
-        return self in (Status.SERVFAIL, Status.REFUSED, Status.TIMEOUT)
+        return self in _TEMPORARY
+
+
+_TEMPORARY = (Status.SERVFAIL, Status.REFUSED, Status.TIMEOUT)
 
 
 class Exchange(NamedTuple):

@@ -13,6 +13,8 @@ UDP_PAYLOAD = 1232
 _HEADER = struct.Struct("!6H")
 _QUESTION = struct.Struct("!2H")
 _RECORD = struct.Struct("!2HIH")
+_TO_QUESTION = b"\xc0\x0c"
+"""A pointer to the name that was asked: most records have it for their owner (RFC 1035 section 4.1.4)."""
 _OPT = b"\x00" + struct.pack("!2HIH", 41, UDP_PAYLOAD, 0, 0)
 _RECURSION_DESIRED, _RESPONSE, _TRUNCATED, _RCODE = 0x0100, 0x8000, 0x0200, 0x000F
 _IN, _CNAME, _SOA = 1, 5, 6
@@ -51,20 +53,17 @@ class _Record(NamedTuple):
 
 def encode_question(name: str, rdtype: RecordType) -> bytes:
     """The question section; :class:`BadName` where DNS cannot hold the name."""
-    labels = name.lower().removesuffix(".").split(".")
     try:
-        wire = b"".join(_encode_label(label.encode("ascii")) for label in labels) + b"\x00"
+        labels = name.lower().removesuffix(".").encode("ascii").split(b".")
     except UnicodeEncodeError:
         raise BadName("a name must be ASCII on the wire") from None
+    sizes = list(map(len, labels))
+    if not 0 < min(sizes) <= max(sizes) <= _MAX_LABEL or b"".join(labels).translate(None, _HOSTNAME):
+        raise BadName("a label must be 1 to 63 letters, digits, hyphens or underscores")
+    wire = b"".join([bytes((size,)) + label for size, label in zip(sizes, labels, strict=True)]) + b"\x00"
     if len(wire) > _MAX_NAME:
         raise BadName("a name must not exceed 255 octets")
     return wire + _QUESTION.pack(rdtype, _IN)
-
-
-def _encode_label(label: bytes) -> bytes:
-    if not 0 < len(label) <= _MAX_LABEL or label.translate(None, _HOSTNAME):
-        raise BadName("a label must be 1 to 63 letters, digits, hyphens or underscores")
-    return bytes((len(label),)) + label
 
 
 def encode_query(ident: int, question: bytes) -> bytes:
@@ -92,7 +91,7 @@ def _decode(data: bytes) -> Message:
     if truncated or rcode not in (0, 3):
         failed = Answer(_STATUS.get(rcode, Status.SERVFAIL), name, detail=f"the server answered with code {rcode}")
         return Message(ident, question, truncated, failed)
-    found, at = _read_records(data, at, answers, rdclass)
+    found, at = _read_records(data, at, answers, name, rdclass)
     canonical, ttl = _follow(data, name, found)
     if canonical is None:
         circle = Answer(Status.SERVFAIL, name, detail="the name leads through CNAME records that come to no end")
@@ -100,7 +99,7 @@ def _decode(data: bytes) -> Message:
     if rcode == 0 and (records := [each for each in found if each.rdtype == rdtype and each.name == canonical]):
         ttl = _least(ttl, min(record.ttl for record in records))
         return Message(ident, question, False, _positive(data, canonical, records, ttl))
-    denials, _ = _read_records(data, at, authorities, rdclass)
+    denials, _ = _read_records(data, at, authorities, name, rdclass)
     ttl = _least(ttl, _denial_ttl(data, denials))
     return Message(ident, question, False, Answer(_STATUS[rcode], canonical, ttl=ttl))
 
@@ -136,10 +135,10 @@ def _denial_ttl(data: bytes, authority: list[_Record]) -> int | None:
     return None
 
 
-def _read_records(data: bytes, at: int, count: int, rdclass: int) -> tuple[list[_Record], int]:
+def _read_records(data: bytes, at: int, count: int, asked: str, rdclass: int) -> tuple[list[_Record], int]:
     records = []
     for _ in range(count):
-        name, at = _read_name(data, at)
+        name, at = (asked, at + 2) if data.startswith(_TO_QUESTION, at) else _read_name(data, at)
         rdtype, its_class, ttl, length = _RECORD.unpack_from(data, at)
         at += _RECORD.size
         if at + length > len(data):
@@ -171,12 +170,12 @@ def _read_name(data: bytes, at: int) -> tuple[str, int]:
     after, barrier, octets, pointers = -1, at, 1, 0
     while length := data[at]:
         if length <= _MAX_LABEL:
-            label = data[at + 1 : at + 1 + length]
+            end = at + 1 + length
             octets += length + 1
-            if len(label) < length or octets > _MAX_NAME:
-                raise BadMessage("a name runs over its bounds")
-            labels.append(label)
-            at += length + 1
+            if octets > _MAX_NAME:
+                raise BadMessage("a name is longer than 255 octets")
+            labels.append(data[at + 1 : end])
+            at = end
             continue
         # A pointer leads strictly backwards, so that no chain of them can go round in circles.
         target = int.from_bytes(data[at : at + 2]) & 0x3FFF
