@@ -41,7 +41,7 @@ class _Question:
     _attempts: "list[tuple[_Socket, int]]" = field(default_factory=list)
     _asking: "_Socket | None" = None
     _server: NameServer | None = None
-    _waiter: asyncio.Future[None] | None = None
+    _waiter: asyncio.Future[bool] | None = None
 
     def wants(self, server: NameServer) -> bool:
         """Whether it is worth while to ask that server (again)."""
@@ -52,13 +52,14 @@ class _Question:
         ``deadline`` by the clock of the loop."""
         self._asking, self._server = by, by.server
         loop = asyncio.get_running_loop()
-        waiter = self._waiter = loop.create_future()
+        self._waiter = loop.create_future()
         ident = by.enter(self)
         self._attempts.append((by, ident))
         by.send(encode_query(ident, self.section))
-        timer = loop.call_at(deadline, _time_out, waiter)
+        timer = loop.call_at(deadline, self._wake, False)
         try:
-            await waiter
+            if not await self._waiter:
+                raise TimeoutError
         finally:
             timer.cancel()
 
@@ -91,14 +92,9 @@ class _Question:
         for by, ident in self._attempts:
             by.leave(ident)
 
-    def _wake(self) -> None:
+    def _wake(self, in_time: bool = True) -> None:
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-
-def _time_out(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_exception(TimeoutError())
+            self._waiter.set_result(in_time)
 
 
 class _Socket:
