@@ -6,8 +6,11 @@ that says more, or less, than it was asked for is not talked to.
 """
 
 import asyncio
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Protocol, cast
 
 from aiosmtplib import (
@@ -43,6 +46,15 @@ from streams.smtp.ways import Proxy, Way
 _HOST_NAME = re.compile(r"[A-Za-z0-9.-]{1,253}")
 _UNREAD_NAME = "-"
 """aiosmtplib reads our name letter by letter, and again when it connects; ours is good (:class:`Identity`)."""
+
+_AWAITED: Mapping[Stage, str] = MappingProxyType(
+    {
+        Stage.CONNECT: "no connection",
+        Stage.BANNER: "no banner",
+        Stage.EHLO: "no reply to EHLO",
+        Stage.STARTTLS: "no reply to STARTTLS, or no handshake",
+    }
+)
 
 _EHLO_UNKNOWN = frozenset({500, 501, 502, 503, 504})
 """Refusals of EHLO itself, after which HELO is tried (RFC 5321 section 4.1.1.1); any other is about us."""
@@ -82,16 +94,13 @@ async def dial_aiosmtplib(
     """A :class:`Dial` by aiosmtplib."""
     opening = _Opening(host, way, step_timeout_s)
     try:
-        async with asyncio.timeout(timeout_s):
+        async with opening.within(timeout_s):
             await opening.greet()
             on_greeting()
             await opening.hello()
             if starttls and opening.client.supports_extension("starttls"):
                 await opening.secure()
             return DialledLink(opening)
-    except TimeoutError:
-        opening.client.close()
-        raise opening.failed(DialFailure.TIMEOUT, "the time for a session ran out") from None
     except SMTPException as error:
         # The server closed right behind its last reply.
         opening.client.close()
@@ -138,6 +147,50 @@ class Tap(asyncio.Protocol):
             raise RemoteProtocolError("the server said more than it was asked for")
 
 
+class _Patience:
+    """So long for each step, so long for all of them, and one timer that is hardly ever set anew.
+
+    aiosmtplib's own timeouts are asyncio's ``wait_for``: a timer for each reply, and before Python 3.12 a task for each
+    connection.
+    """
+
+    def __init__(self, step_s: float, whole_s: float, late: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._late = late
+        now = self._loop.time()
+        self._end = now + whole_s
+        self._rings_at = self._due = min(now + step_s, self._end)
+        self._timer = self._loop.call_at(self._due, self._ring)
+
+    @property
+    def over(self) -> bool:
+        """The time for all steps is."""
+        return self._due == self._end
+
+    def allow(self, seconds: float) -> None:
+        """A step begins that may last so long; ``late`` is called when it has."""
+        self._due = min(self._loop.time() + seconds, self._end)
+        if self._due < self._rings_at:
+            self._set()
+
+    def stop(self) -> None:
+        """All is done, and nothing of it is left to the collector."""
+        self._timer.cancel()
+        del self._late
+
+    def _set(self) -> None:
+        self._timer.cancel()
+        self._rings_at = self._due
+        self._timer = self._loop.call_at(self._due, self._ring)
+
+    def _ring(self) -> None:
+        self._rings_at = math.inf
+        if self._loop.time() < self._due:
+            self._set()
+        else:
+            self._late()
+
+
 class _Opening:
     """A dial on its way: the stage it has reached, and every failure told in our words."""
 
@@ -145,16 +198,43 @@ class _Opening:
         self.host = host
         self.way = way
         self.stage = Stage.CONNECT
+        self._step_s = step_timeout_s
         source = way.source_for(host.address)
         self.client = SMTP(
             hostname=host.address,
             port=host.port,
             local_hostname=_UNREAD_NAME,
             source_address=(source, 0) if source is not None else None,
-            timeout=step_timeout_s,
+            timeout=None,
             start_tls=False,
             tls_context=unverified_context(),
         )
+
+    @asynccontextmanager
+    async def within(self, timeout_s: float) -> AsyncIterator[None]:
+        """All that happens in the block has so long, and each of its steps the step's time.
+
+        :raises DialFailed: it took longer.
+        """
+        try:
+            async with asyncio.timeout(None) as self._limit:
+                self._patience = _Patience(self._step_s, timeout_s, self._late)
+                try:
+                    yield
+                finally:
+                    self._patience.stop()
+        except TimeoutError:
+            awaited = f"{_AWAITED[self.stage]} within {self._step_s:g} s"
+            detail = "the time for a session ran out" if self._patience.over else awaited
+            raise self.failed(DialFailure.TIMEOUT, detail) from None
+
+    def _late(self) -> None:
+        if self.stage is Stage.CONNECT and self.client.protocol is not None:
+            self.stage = Stage.BANNER
+            if not self._patience.over:
+                self._patience.allow(self._step_s)  # TCP was through in time, and the banner has a time of its own
+                return
+        self._limit.reschedule(asyncio.get_running_loop().time())
 
     async def greet(self) -> None:
         """TCP and the banner."""
@@ -174,11 +254,12 @@ class _Opening:
             raise self.lost(error) from error
 
     async def _connect_through(self, proxy: Proxy) -> None:
-        step_s = cast(float, self.client.timeout)
+        self._patience.allow(math.inf)
         try:
-            sock = await pass_through(proxy, self.host, step_s)
+            sock = await pass_through(proxy, self.host, self._step_s)
         except NoPassage as error:
             raise self.failed(error.failure, error.detail, local=error.local, way_failed=error.way_failed) from error
+        self._patience.allow(self._step_s)
         try:
             await self.client.connect(sock=sock, port=None)
         except BaseException:
@@ -192,12 +273,14 @@ class _Opening:
         tap = self._tap()
         asked = 1
         try:
+            self._patience.allow(self._step_s)
             try:
                 last = await self.client.ehlo()
             except SMTPHeloError as error:
                 if error.code not in _EHLO_UNKNOWN:
                     raise
                 asked = 2
+                self._patience.allow(self._step_s)
                 last = await self.client.helo()
             tap.settle(asked, last)
         except SMTPResponseException as error:
@@ -210,6 +293,7 @@ class _Opening:
         self.stage = Stage.STARTTLS
         name = self.host.name.rstrip(".")
         self._tap()
+        self._patience.allow(self._step_s)
         try:
             await self.client.starttls(server_hostname=name if _HOST_NAME.fullmatch(name) else self.host.address)
         except SMTPResponseException as error:
@@ -283,11 +367,8 @@ class DialledLink(StreamLink):
         opening, self._opening = self._opening, None
         if opening is None:
             raise LocalProtocolError("STARTTLS where it was not offered")
-        try:
-            async with asyncio.timeout(timeout):
-                await opening.secure()
-        except TimeoutError:
-            raise opening.failed(DialFailure.TIMEOUT, "the time for a session ran out") from None
+        async with opening.within(timeout):
+            await opening.secure()
         self._take_over(opening.transport)
         self.capabilities = opening.capabilities()
         opening.let_go()

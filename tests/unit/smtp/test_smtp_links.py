@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 
 import pytest
-from aiosmtplib import SMTPResponse
+from aiosmtplib import SMTPConnectTimeoutError, SMTPResponse, SMTPServerDisconnected
 from aiosmtplib.protocol import SMTPProtocol
 
 from schemas.vocabulary import Stage
@@ -248,6 +248,35 @@ def test_tls_that_was_not_offered_is_our_mistake():
         opening = SimpleNamespace(transport=Transport(), capabilities=lambda: offered, let_go=lambda: None)
         with pytest.raises(LocalProtocolError, match="not offered"):
             await async_dial.DialledLink(opening).start_tls(1)
+
+    run(case())
+
+
+def test_a_server_that_closes_right_behind_its_last_reply_has_closed(monkeypatch):
+    async def said(_self) -> None:
+        pass
+
+    def gone(_self) -> Capabilities:
+        raise SMTPServerDisconnected("Connection lost")
+
+    async def case() -> None:
+        monkeypatch.setattr(async_dial._Opening, "greet", said)
+        monkeypatch.setattr(async_dial._Opening, "hello", said)
+        monkeypatch.setattr(async_dial._Opening, "transport", Transport())
+        monkeypatch.setattr(async_dial._Opening, "capabilities", gone)
+        with pytest.raises(DialFailed) as failed:
+            await async_dial.dial_aiosmtplib(
+                HOST, WAY, starttls=False, step_timeout_s=1, timeout_s=1, on_greeting=lambda: None
+            )
+        assert failed.value.attempt.detail == "Connection lost"
+
+    run(case())
+
+
+def test_the_systems_own_timeout_of_a_connection_is_a_timeout():
+    async def case() -> None:
+        lost = async_dial._Opening(HOST, WAY, 1).lost(SMTPConnectTimeoutError("Timed out connecting to 192.0.2.1"))
+        assert (lost.attempt.stage, lost.attempt.failure) == (Stage.CONNECT, DialFailure.TIMEOUT)
 
     run(case())
 
