@@ -16,7 +16,7 @@ from schemas.vocabulary import Lane, Reason, Stage
 from streams.checks.brake import ABOUT_US, Brake
 from streams.checks.catch_all import CatchAll, CatchAllMemory, impossible_local
 from streams.checks.evidence import Failure, Prepared, Probe
-from streams.checks.jobs import Batch, Hosts, Job, ProviderQueue, hosts_of, preferred_of
+from streams.checks.jobs import Batch, Deadlines, Hosts, Job, ProviderQueue, hosts_of, preferred_of
 from streams.checks.providers import traits_of
 from streams.checks.reply_rules import Match, match
 from streams.checks.reply_text import without_addresses
@@ -108,6 +108,7 @@ class Prober:
         self._rng = rng or random.SystemRandom().random
         self._queues: dict[tuple[str, Lane | None, str], ProviderQueue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._deadlines = Deadlines()
 
     @property
     def waiting(self) -> int:
@@ -146,7 +147,7 @@ class Prober:
             for i, p in enumerate(prepared)
         )
         self._staff(queue)
-        await batch.wait(timeout)
+        await batch.wait(timeout, self._deadlines)
         late = Probe(
             Stage.RCPT, failure=Failure.TIMEOUT, detail=f"no answer within {timeout:g} s", provider=provider
         )  # fmt: skip

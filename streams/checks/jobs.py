@@ -1,6 +1,7 @@
 """The addresses that wait for a session of one provider: who goes into the next write, decided without I/O."""
 
 import asyncio
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ PER_SESSION = 10
 
 MOST_PER_SESSION = 100
 """Though nobody be missing: a session is one round trip after the other, and somebody waits for each."""
+
+TICK_S = 0.1
+"""Deadlines are kept to this much."""
 
 Hosts = tuple[Host, ...]
 
@@ -52,13 +56,13 @@ class Batch:
         """True when nobody waits any more: the deadline passed or the call was cancelled."""
         return self.done.done()
 
-    async def wait(self, timeout: float) -> None:
-        """Until the last probe is in, or for ``timeout`` seconds."""
-        timer = self.done.get_loop().call_later(timeout, self.abandon)
+    async def wait(self, timeout: float, deadlines: "Deadlines") -> None:
+        """Until the last probe is in, or for ``timeout`` seconds, and up to :data:`TICK_S` more."""
+        waiting = deadlines.enter(self, timeout)
         try:
             await self.done
         finally:
-            timer.cancel()
+            waiting.discard(self)
             self.abandon()
 
     def abandon(self) -> None:
@@ -74,6 +78,33 @@ class Batch:
         self.remaining -= 1
         if not self.remaining:
             self.done.set_result(None)
+
+
+class Deadlines:
+    """Batches that wait, by the tick at which they give up: one timer for all of a tick (a hashed timing wheel).
+
+    A timer for each would nearly always be set in vain, and cost more than the rest of the waiting.
+    """
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, set[Batch]] = {}
+
+    def enter(self, batch: Batch, timeout: float) -> set[Batch]:
+        """Abandon ``batch`` after ``timeout`` seconds, unless it has left the set that is returned by then."""
+        loop = batch.done.get_loop()
+        tick = math.ceil((loop.time() + timeout) / TICK_S)
+        waiting = self._waiting.get(tick)
+        if waiting is None:
+            waiting = self._waiting[tick] = set()
+            loop.call_at(tick * TICK_S, self._expire, tick)
+        waiting.add(batch)
+        return waiting
+
+    def _expire(self, tick: int) -> None:
+        for batch in self._waiting.pop(tick):
+            batch.abandon()
 
 
 @dataclass(slots=True, eq=False)

@@ -1,6 +1,7 @@
 """Who goes into the next write: decided without a socket."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.vocabulary import Stage
 from streams.checks.evidence import Probe
-from streams.checks.jobs import MAX_HOSTS, Batch, Job, ProviderQueue, hosts_of, preferred_of
+from streams.checks.jobs import MAX_HOSTS, TICK_S, Batch, Deadlines, Job, ProviderQueue, hosts_of, preferred_of
 from streams.dns.answers import MailHost, MailRoute, RouteKind
 from streams.smtp.hosts import Host
 
@@ -103,6 +104,37 @@ async def test_a_batch_is_done_with_its_last_probe_and_deaf_afterwards() -> None
     assert batch.abandoned
     batch.settle(1, other)
     assert batch.probes == [probe, probe]
+
+
+class FakeLoop:
+    """A clock that stands, and what is to be called when."""
+
+    def __init__(self) -> None:
+        self.timers: list[tuple[float, Callable[[int], None], int]] = []
+
+    def get_debug(self) -> bool:
+        return False
+
+    def time(self) -> float:
+        return 100.0
+
+    def call_at(self, when: float, call: Callable[[int], None], tick: int) -> None:
+        self.timers.append((when, call, tick))
+
+
+def test_those_who_give_up_at_about_the_same_time_share_a_timer() -> None:
+    loop, deadlines = FakeLoop(), Deadlines()
+    batches = [Batch(1, asyncio.Future(loop=loop)) for _ in range(4)]  # type: ignore[arg-type]
+    for batch, timeout in zip(batches, (60.0, 60.0 - TICK_S / 2, 60.0, 1.0), strict=True):
+        waiting = deadlines.enter(batch, timeout)
+        if batch is batches[0]:
+            waiting.discard(batch)  # it has heard all
+    assert [when for when, *_ in loop.timers] == pytest.approx([160.0, 101.0]), "nobody gives up too soon"
+    for _, call, tick in loop.timers:
+        call(tick)
+    assert [batch.abandoned for batch in batches] == [False, True, True, True]
+    deadlines.enter(batches[0], 60.0)
+    assert len(loop.timers) == 3, "what has fired is forgotten"
 
 
 def test_hosts_in_order_of_preference_and_not_too_many() -> None:
