@@ -56,6 +56,24 @@ PENALTIES: Mapping[Reason, int] = MappingProxyType(
 ``unknown`` and from 100 for the others, whether or not the operator lets the flag decide."""
 
 
+class Circumstances(NamedTuple):
+    """What holds for every address of a domain at one attempt.
+
+    ``route`` is None where nobody asked DNS. ``risky`` holds the flags that make an accepted or unprobed address
+    ``risky``. ``hides_mailboxes``: the provider says 250 to everyone, so that its 250 says nothing. ``opted_out``: the
+    domain is on the do-not-probe list.
+    """
+
+    route: MailRoute | None
+    provider: str | None
+    depth: Depth
+    risky: frozenset[Reason]
+    now: datetime
+    hides_mailboxes: bool = False
+    attempt: int = 1
+    opted_out: bool = False
+
+
 class _Decision(NamedTuple):
     """The reason that the evidence gives before any flag, and how it was found."""
 
@@ -64,53 +82,39 @@ class _Decision(NamedTuple):
 
 
 def classify(
-    prepared: Prepared,
-    route: MailRoute | None,
-    probe: Probe | None,
-    *,
-    provider: str | None,
-    depth: Depth,
-    risky: frozenset[Reason],
-    hides_mailboxes: bool,
-    attempt: int = 1,
-    now: datetime,
-    past: Sequence[PastAttempt] = (),
-    opted_out: bool = False,
-    timing: Timing | None = None,
+    prepared: Prepared, probe: Probe | None, given: Circumstances, past: Sequence[PastAttempt] = ()
 ) -> Finding:
-    """The finding on one address.
-
-    ``route`` and ``probe`` are None where that step was not taken. ``risky`` holds the flags that make an accepted or
-    unprobed address ``risky``. ``hides_mailboxes``: the provider says 250 to everyone, so that its 250 says nothing.
-    ``opted_out``: the domain is on the do-not-probe list. ``timing`` is read from route and probe when not given.
-    """
-    decision = _decide(
-        prepared,
-        route,
-        probe,
-        provider=provider,
-        depth=depth,
-        hides_mailboxes=hides_mailboxes,
-        opted_out=opted_out,
+    """The finding on one address; ``probe`` is None where nobody was asked for it."""
+    decision = _decide(prepared, probe, given)
+    outcome = _outcome(
+        decision.reason,
+        given.risky,
+        given.hides_mailboxes,
+        probe.catch_all if probe else None,
+        prepared.syntax_error is None,
+        prepared.role,
+        prepared.free,
+        prepared.disposable,
+        prepared.alias,
+        prepared.smtputf8,
+        prepared.suggestion is not None,
     )
-    reasons = _reasons(decision.reason, _flagged(prepared, probe), risky)
-    outcome = _outcome_of(reasons)
     return Finding(
         normalized=prepared.normalized,
         ascii_address=prepared.ascii_address,
         domain=prepared.domain or None,
         suggestion=prepared.suggestion,
         verdict=outcome.verdict,
-        reason=reasons[0],
-        reasons=reasons,
+        reason=outcome.reasons[0],
+        reasons=outcome.reasons,
         score=outcome.score,
-        flags=_flags(prepared, probe, decision.reason, hides_mailboxes),
+        flags=outcome.flags,
         retryable=outcome.retryable,
-        attempt=attempt,
+        attempt=given.attempt,
         evidence=decision.evidence,
         attempts=tuple(past),
-        timing=timing or _timing(route, probe),
-        checked_at=now,
+        timing=_timing(given.route, probe),
+        checked_at=given.now,
     )
 
 
@@ -133,16 +137,52 @@ def past_of(finding: Finding) -> PastAttempt:
 
 
 class _Outcome(NamedTuple):
-    """What follows from the reasons alone."""
+    """What follows from the decision and from what is known of the address."""
 
     verdict: Verdict
+    reasons: tuple[Reason, ...]
     score: int
     retryable: bool
+    flags: Flags
 
 
-@cache
-def _outcome_of(reasons: tuple[Reason, ...]) -> _Outcome:
-    return _Outcome(VERDICTS[reasons[0]], score_of(reasons), reasons[0] in RETRYABLE)
+@lru_cache(maxsize=4096)
+def _outcome(  # noqa: PLR0917  a cache reads positional arguments sooner
+    decided: Reason,
+    risky: frozenset[Reason],
+    hides_mailboxes: bool,
+    catch_all: bool | None,
+    valid: bool,
+    role: bool,
+    free: bool,
+    disposable: bool,
+    alias: bool,
+    smtputf8: bool,
+    typo: bool,
+) -> _Outcome:
+    """The same few combinations come again and again."""
+    # What a server showed goes before what a list believes.
+    flagged = (
+        (Reason.CATCH_ALL, catch_all is True),
+        (Reason.DISPOSABLE, disposable),
+        (Reason.ROLE_ACCOUNT, role),
+        (Reason.TYPO_SUSPECTED, typo),
+    )
+    reasons = _reasons(decided, tuple(reason for reason, holds in flagged if holds), risky)
+    proven = decided is Reason.MAILBOX_ACCEPTED and catch_all is False and not hides_mailboxes
+    known_good = False if proven else None
+    flags = Flags(
+        catch_all=catch_all,
+        role=role,
+        free=free,
+        disposable=disposable,
+        alias=alias,
+        smtputf8=smtputf8,
+        mailbox_full=True if decided is Reason.MAILBOX_FULL else known_good,
+        disabled=True if decided is Reason.MAILBOX_DISABLED else known_good,
+    )
+    verdict = VERDICTS[reasons[0]]
+    return _Outcome(verdict, reasons, score_of(reasons), reasons[0] in RETRYABLE, flags if valid else Flags())
 
 
 @cache
@@ -154,28 +194,20 @@ def score_of(reasons: tuple[Reason, ...]) -> int:
     return max(1, _BASE_SCORES[verdict] - sum(PENALTIES.get(reason, 0) for reason in reasons))
 
 
-def _decide(
-    prepared: Prepared,
-    route: MailRoute | None,
-    probe: Probe | None,
-    *,
-    provider: str | None,
-    depth: Depth,
-    hides_mailboxes: bool,
-    opted_out: bool,
-) -> _Decision:
+def _decide(prepared: Prepared, probe: Probe | None, given: Circumstances) -> _Decision:
+    route, provider = given.route, given.provider
     if prepared.syntax_error is not None:
         text = printable(prepared.syntax_error)
         return _Decision(Reason.SYNTAX_INVALID, Evidence(stage=Stage.SYNTAX, text=text))
-    if depth is Depth.SYNTAX or route is None:
+    if given.depth is Depth.SYNTAX or route is None:
         return _Decision(Reason.NOT_PROBED, Evidence(stage=Stage.SYNTAX))
     if not route.has_hosts:
         return _Decision(_ROUTES[route.kind], _dns_evidence(route, provider))
-    if opted_out:
+    if given.opted_out:
         return _Decision(Reason.DO_NOT_PROBE, _dns_evidence(route, provider))
-    if depth is Depth.DNS or probe is None:
+    if given.depth is Depth.DNS or probe is None:
         return _Decision(Reason.NOT_PROBED, _dns_evidence(route, provider))
-    return _probed(probe, provider, hides_mailboxes)
+    return _probed(probe, provider, given.hides_mailboxes)
 
 
 def _dns_evidence(route: MailRoute, provider: str | None) -> Evidence:
@@ -249,52 +281,13 @@ def _whole(reply: Reply) -> str:
     return printable(str(reply))
 
 
-def _flagged(prepared: Prepared, probe: Probe | None) -> tuple[Reason, ...]:
-    """The flags that hold, what a server showed before what a list believes."""
-    catch_all = probe is not None and probe.catch_all is True
-    if not (catch_all or prepared.disposable or prepared.role or prepared.suggestion):
-        return ()
-    flags = (
-        (Reason.CATCH_ALL, catch_all),
-        (Reason.DISPOSABLE, prepared.disposable),
-        (Reason.ROLE_ACCOUNT, prepared.role),
-        (Reason.TYPO_SUSPECTED, prepared.suggestion is not None),
-    )
-    return tuple(reason for reason, holds in flags if holds)
-
-
 def _reasons(decided: Reason, flagged: tuple[Reason, ...], risky: frozenset[Reason]) -> tuple[Reason, ...]:
     """All that applied, the deciding one first."""
-    if not flagged:
-        return (decided,)
     deciding = [flag for flag in flagged if flag in risky]
     if not deciding or decided not in (Reason.MAILBOX_ACCEPTED, Reason.NOT_PROBED):
         return (decided, *flagged)
     others = tuple(flag for flag in flagged if flag is not deciding[0])
     return (deciding[0], *others, decided)
-
-
-def _flags(prepared: Prepared, probe: Probe | None, decided: Reason, hides_mailboxes: bool) -> Flags:
-    if prepared.syntax_error is not None:
-        return Flags()
-    proven = decided is Reason.MAILBOX_ACCEPTED and probe is not None and probe.catch_all is False
-    known_good = False if proven and not hides_mailboxes else None
-    return _flags_of(
-        probe.catch_all if probe else None,
-        prepared.role,
-        prepared.free,
-        prepared.disposable,
-        prepared.alias,
-        prepared.smtputf8,
-        True if decided is Reason.MAILBOX_FULL else known_good,
-        True if decided is Reason.MAILBOX_DISABLED else known_good,
-    )
-
-
-@cache
-def _flags_of(*values: bool | None) -> Flags:
-    """The same combinations come again and again, and they can't be changed."""
-    return Flags(**dict(zip(Flags.model_fields, values, strict=True)))
 
 
 def _timing(route: MailRoute | None, probe: Probe | None) -> Timing:

@@ -10,7 +10,7 @@ from typing import Protocol
 from schemas.result import Finding, PastAttempt
 from schemas.vocabulary import Depth, Lane, Reason
 from streams.checks import sandbox
-from streams.checks.classify import classify, past_of
+from streams.checks.classify import Circumstances, classify, past_of
 from streams.checks.dialogue import Prober
 from streams.checks.evidence import Prepared, Probe
 from streams.checks.precheck import Precheck
@@ -145,23 +145,8 @@ class Verifier:
         opted_out = provider is not None and self.opted_out(prepared[0].domain)
         probes = await self._probes(route, None if opted_out else provider, prepared, depth, way)
         hides_mailboxes = provider is not None and traits_of(provider).hides_mailboxes
-        ended = self.now()
-        return [
-            classify(
-                asked.prepared,
-                route,
-                probe,
-                provider=provider,
-                depth=depth,
-                risky=self.risky,
-                hides_mailboxes=hides_mailboxes,
-                attempt=attempt,
-                now=ended,
-                past=asked.past,
-                opted_out=opted_out,
-            )
-            for asked, probe in zip(group, probes, strict=True)
-        ]
+        given = Circumstances(route, provider, depth, self.risky, self.now(), hides_mailboxes, attempt, opted_out)
+        return [classify(asked.prepared, probe, given, asked.past) for asked, probe in zip(group, probes, strict=True)]
 
     async def _route(self, prepared: Prepared, depth: Depth) -> MailRoute | None:
         if depth is Depth.SYNTAX or prepared.syntax_error is not None:

@@ -11,7 +11,7 @@ from schemas.pipeline import MAX_TASK_ADDRESSES, Attempt, AttemptEntry, Position
 from schemas.result import Finding, PastAttempt
 from schemas.topics import ATTEMPTS, TASKS_BULK, TASKS_INTERACTIVE
 from schemas.vocabulary import Depth, Lane, Reason
-from streams.checks.classify import classify
+from streams.checks.classify import Circumstances, classify
 from streams.checks.evidence import Prepared, Probe
 from streams.checks.providers import provider_of, traits_of
 from streams.codec import encode
@@ -68,19 +68,17 @@ async def providers_of(routes: Mapping[str, MailRoute]) -> dict[str, str]:
 
 def judge(learned: Learned, depth: Depth, risky: frozenset[Reason], now: datetime) -> Finding:
     """What the evidence means; the time that it waited for its turn with us is part of the time it was queued."""
-    finding = classify(
-        learned.prepared,
+    given = Circumstances(
         learned.route,
-        learned.probe,
-        provider=learned.provider,
-        depth=depth,
-        risky=risky,
+        learned.provider,
+        depth,
+        risky,
+        now,
         hides_mailboxes=learned.provider is not None and traits_of(learned.provider).hides_mailboxes,
         attempt=learned.attempt,
-        now=now,
-        past=learned.past,
         opted_out=learned.opted_out,
     )
+    finding = classify(learned.prepared, learned.probe, given, learned.past)
     if not learned.waited_ms:
         return finding
     timing = finding.timing.model_copy(update={"queued_ms": finding.timing.queued_ms + learned.waited_ms})
