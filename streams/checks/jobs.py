@@ -3,10 +3,11 @@
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain, islice
+from itertools import chain, groupby, islice
+from operator import attrgetter
 
 from schemas.vocabulary import Lane
 from streams.checks.evidence import Probe
@@ -126,7 +127,7 @@ class Job:
     @property
     def stale(self) -> bool:
         """True when nobody waits for the answer."""
-        return self.batch is not None and self.batch.abandoned
+        return self.batch is not None and self.batch.done.done()
 
     def settle(self, probe: Probe) -> None:
         """Tell whoever waits; for a job without a batch that is nobody."""
@@ -149,10 +150,6 @@ class Group:
         """What a session has that may serve this group: the same hosts, or one of the preferred addresses."""
         return (self.hosts, *self.preferred)
 
-    def takes(self, job: Job) -> bool:
-        """True for a job that surely belongs here; one by one they come from the same route."""
-        return job.hosts is self.hosts and job.domain == self.domain and job.smtputf8 is self.smtputf8
-
     def drop_stale(self) -> int:
         """Let go of the jobs at the front that nobody waits for; how many those were."""
         dropped = 0
@@ -163,6 +160,7 @@ class Group:
 
 
 GroupKey = tuple[Hosts, str, bool]
+_GROUP_KEY: Callable[[Job], GroupKey] = attrgetter("hosts", "domain", "smtputf8")
 
 
 class ProviderQueue:
@@ -221,14 +219,12 @@ class ProviderQueue:
 
     def add(self, jobs: Iterable[Job], *, front: bool = False) -> None:
         """Queue jobs; ``front`` is for those that were taken and came back, last one first."""
-        group: Group | None = None
-        for job in jobs:
-            if group is None or not group.takes(job):
-                key = (job.hosts, job.domain, job.smtputf8)
-                group = self._groups.get(key) or self._open(key, job)
-            (group.jobs.appendleft if front else group.jobs.append)(job)
-            self.size += 1
-            self.followed += bool(self.answered) and not front
+        for key, run in groupby(jobs, _GROUP_KEY):
+            alike = list(run)
+            group = self._groups.get(key) or self._open(key, alike[0].preferred)
+            (group.jobs.extendleft if front else group.jobs.extend)(alike)
+            self.size += len(alike)
+            self.followed += len(alike) if self.answered and not front else 0
 
     def head(self) -> Job | None:
         """The next job that somebody waits for; the stale ones before it are dropped."""
@@ -265,7 +261,7 @@ class ProviderQueue:
 
     def take_alike(self, job: Job) -> list[Job]:
         """The jobs that wait with ``job``: same domain, same hosts, same need for SMTPUTF8."""
-        return self._take_group((job.hosts, job.domain, job.smtputf8))
+        return self._take_group(_GROUP_KEY(job))
 
     def _take_group(self, key: GroupKey) -> list[Job]:
         jobs: list[Job] = []
@@ -289,8 +285,8 @@ class ProviderQueue:
         for shared in group.shared:
             self._sharing[shared].move_to_end(key)
 
-    def _open(self, key: GroupKey, job: Job) -> Group:
-        group = self._groups[key] = Group(job.hosts, job.domain, job.smtputf8, job.preferred)
+    def _open(self, key: GroupKey, preferred: frozenset[str]) -> Group:
+        group = self._groups[key] = Group(*key, preferred)
         for shared in group.shared:
             self._sharing.setdefault(shared, OrderedDict())[key] = None
         return group

@@ -29,10 +29,6 @@ MAX_ADDRESS_OCTETS = 254
 MAX_DOMAIN_OCTETS = 253
 
 _DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
-_PLAIN = re.compile(
-    r"([A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*)@([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)"
-)
-"""Nearly every address: a dot-atom at a domain of letters, digits and hyphens. It skips what looks for the others."""
 _HOST_NAME = re.compile(r"(?:(?!..--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+(?!..--)[a-z](?:[a-z0-9-]{0,61}[a-z])?")
 """A domain in which IDNA has nothing to say: letters, digits and hyphens, none of them where a prefix would stand."""
 
@@ -69,11 +65,14 @@ class _Domain:
 def parse_mailbox(text: str) -> Mailbox | Malformed:
     """Read one address. Never raises, whatever the text."""
     text = text.strip()
-    if len(text) <= MAX_ADDRESS_OCTETS and (plain := _PLAIN.fullmatch(text)) and plain.end(1) <= MAX_LOCAL_OCTETS:
-        return _join(plain[1], _parse_domain(plain[2]))
+    local_text, _, domain_text = text.rpartition("@")
+    if len(text) <= MAX_ADDRESS_OCTETS and len(local_text) <= MAX_LOCAL_OCTETS and _DOT_ATOM.match(local_text):
+        # Nearly every address. What else may be wrong with a text would stand in its domain, which is none then.
+        domain = _parse_domain(domain_text)
+        if isinstance(domain, _Domain):
+            return _join(local_text, domain)
     if fault := _gross_fault(text):
         return Malformed(fault)
-    local_text, _, domain_text = text.rpartition("@")
     local = _parse_local(local_text)
     return local if isinstance(local, Malformed) else _join(local, _parse_domain(domain_text))
 

@@ -120,17 +120,17 @@ class Verifier:
         while group:
             attempt, delay = attempt + 1, next(delays, None)
             findings = await self._attempt(group, depth, attempt, way)
-            # Whoever was greylisted is asked for again from the same address.
-            way = next((each.evidence.way for each in findings if _heard_later(each)), way)
-            later = []
+            later: list[tuple[_Asked, Finding]] = []
             for asked, finding in zip(group, findings, strict=True):
                 if finding.retryable and delay is not None:
-                    later.append(replace(asked, past=(*asked.past, past_of(finding))))
+                    later.append((asked, finding))
                 else:
                     for index, text in asked.positions:
                         answers.append((index, text, finding))
-            group = later
+            group = [replace(asked, past=(*asked.past, past_of(finding))) for asked, finding in later]
             if group and delay is not None:
+                # Whoever was greylisted is asked for again from the same address.
+                way = next((finding.evidence.way for _, finding in later if _heard(finding)), way)
                 await self.sleep(delay)
         return answers
 
@@ -169,6 +169,6 @@ class Verifier:
         )
 
 
-def _heard_later(finding: Finding) -> bool:
+def _heard(finding: Finding) -> bool:
     """A server said so, and its way is known."""
-    return finding.retryable and finding.evidence.smtp_code is not None and finding.evidence.way is not None
+    return finding.evidence.smtp_code is not None and finding.evidence.way is not None
