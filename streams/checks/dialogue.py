@@ -16,9 +16,10 @@ from schemas.vocabulary import Lane, Reason, Stage
 from streams.checks.brake import ABOUT_US, Brake
 from streams.checks.catch_all import CatchAll, CatchAllMemory, impossible_local
 from streams.checks.evidence import Failure, Prepared, Probe
+from streams.checks.heard import Heard
 from streams.checks.jobs import Batch, Deadlines, Hosts, Job, ProviderQueue, hosts_of, preferred_of
 from streams.checks.providers import traits_of
-from streams.checks.reply_rules import Match, match
+from streams.checks.reply_rules import match
 from streams.checks.reply_text import without_addresses
 from streams.dns.answers import MailRoute
 from streams.smtp._async.connection import AsyncSMTPConnection
@@ -245,7 +246,8 @@ class Prober:
         for job in chunk:
             job.taken_at = job.taken_at or now
         if chunk[0].smtputf8 and not connection.capabilities.smtputf8:
-            self._refuse(queue, chunk, self._of(connection, Stage.MAIL, failure=Failure.UTF8_UNSUPPORTED))
+            unsupported = Heard(connection, now).probe(Stage.MAIL, failure=Failure.UTF8_UNSUPPORTED)
+            self._refuse(queue, chunk, unsupported)
             return True
         try:
             answers = await connection.ask(
@@ -254,7 +256,7 @@ class Prober:
                 parting=parting and len(chunk) == room,  # with fewer it has more before it, whoever comes for that
                 on_parted=partial(self._parted, shift),
             )
-            self._settle(queue, connection, chunk, answers, used=used)
+            self._settle(queue, Heard(connection, self._clock()), chunk, answers, used=used)
         except BaseException:
             queue.add(reversed(chunk), front=True)
             raise
@@ -305,28 +307,28 @@ class Prober:
     def _settle(
         self,
         queue: ProviderQueue,
-        connection: AsyncSMTPConnection,
+        heard: Heard,
         chunk: list[Job],
         answers: Answers,
         *,
         used: bool,
     ) -> None:
         if answers.mail is not None and not answers.mail.positive:
-            self._settle_mail(queue, connection, chunk, answers, answers.mail, used=used)
+            self._settle_mail(queue, heard, chunk, answers, answers.mail, used=used)
             return
         unanswered: list[tuple[Job, Reply | None]] = []
         for job, reply in zip(chunk, answers.replies, strict=True):
             if reply is None or (reply.code >= 400 and _about_session(reply, first=job is chunk[0] and not used)):
                 unanswered.append((job, reply))
             else:
-                self._answered(queue, connection, job, reply)
-        self._ask_again(queue, connection, unanswered, answers, progressed=len(unanswered) < len(chunk))
+                self._answered(queue, heard, job, reply)
+        self._ask_again(queue, heard, unanswered, answers, progressed=len(unanswered) < len(chunk))
         self._ask_impossible(queue, chunk)
 
     def _settle_mail(
         self,
         queue: ProviderQueue,
-        connection: AsyncSMTPConnection,
+        heard: Heard,
         chunk: list[Job],
         answers: Answers,
         refusal: Reply,
@@ -337,27 +339,30 @@ class Prober:
         if used and refusal.code == 421:
             # The session has had its day (Exim: "too many messages in this connection"); a new one may do.
             again = [(job, refusal) for job in chunk]
-            self._ask_again(queue, connection, again, answers, progressed=False, stage=Stage.MAIL)
+            self._ask_again(queue, heard, again, answers, progressed=False, stage=Stage.MAIL)
             return
         # With SMTPUTF8 it may be the extension that was refused: then only those hear of it who need it.
-        self._report(queue.provider, chunk[0].domain, refusal, Stage.MAIL, connection.way)
+        self._report(queue.provider, chunk[0].domain, refusal, Stage.MAIL, heard.connection.way)
         utf8_only = chunk[0].smtputf8
         everyone = chunk + [
             job for hosts in {job.hosts for job in chunk} for job in queue.take_all(hosts, utf8_only=utf8_only)
         ]
-        self._refuse(queue, everyone, self._of(connection, Stage.MAIL, refusal))
+        self._refuse(queue, everyone, heard.probe(Stage.MAIL, refusal))
 
-    def _answered(self, queue: ProviderQueue, connection: AsyncSMTPConnection, job: Job, reply: Reply) -> None:
+    def _answered(self, queue: ProviderQueue, heard: Heard, job: Job, reply: Reply) -> None:
         meaning = match(reply, Stage.RCPT, job.address)
         reason, positive = meaning.reason, reply.positive
         queue.answered += 1
         queue.refused += not positive
         refused = not positive and reason is Reason.MAILBOX_NOT_FOUND
         if reply.code == 421 or reason in ABOUT_US:
-            self._brake.useless(queue.provider, job.domain, self._of(connection, Stage.RCPT, reply))
-            self._report(queue.provider, job.domain, reply, Stage.RCPT, connection.way)
+            self._brake.useless(queue.provider, job.domain, heard.probe(Stage.RCPT, reply))
+            self._report(queue.provider, job.domain, reply, Stage.RCPT, heard.connection.way)
+            heard.service_told = False
         else:
-            self._pool.report_service(queue.provider, source=connection.way)
+            if not heard.service_told:
+                self._pool.report_service(queue.provider, source=heard.connection.way)
+                heard.service_told = True
             self._brake.useful(queue.provider, job.domain)
         if job.batch is None:
             queue.asking.discard(job.domain)
@@ -368,7 +373,7 @@ class Prober:
         if refused and (known is None or known.accepts is None):
             known = CatchAll(False, reply)
             self._learn(queue, job.domain, known)
-        probe = self._of(connection, Stage.RCPT, reply, job=job, catch_all=known, meaning=meaning)
+        probe = heard.probe(Stage.RCPT, reply, job=job, catch_all=known, meaning=meaning)
         if positive and job.probe_wanted and known is None:
             queue.accepted.setdefault(job.domain, []).append((job, probe))
         else:
@@ -385,7 +390,7 @@ class Prober:
     def _ask_again(
         self,
         queue: ProviderQueue,
-        connection: AsyncSMTPConnection,
+        heard: Heard,
         unanswered: Sequence[tuple[Job, Reply | None]],
         answers: Answers,
         *,
@@ -398,10 +403,10 @@ class Prober:
         if not progressed and answers.ended:
             first, reply = unanswered[0]
             failure = None if reply else FAILURES[answers.ended]
-            dead = self._of(connection, stage, reply, failure=failure, detail=answers.detail)
+            dead = heard.probe(stage, reply, failure=failure, detail=answers.detail)
             self._brake.useless(queue.provider, first.domain, dead)
         again = []
-        spent = answers.ended is None and connection.room == 0
+        spent = answers.ended is None and heard.connection.room == 0
         for position, (job, reply) in enumerate(unanswered):
             # A session that had no more room has done nobody wrong of whom it said nothing.
             if (reply or not spent) and (not progressed or position == 0):
@@ -409,7 +414,7 @@ class Prober:
             hopeless = answers.ended is Ended.TIMEOUT and not progressed
             if job.tries >= MAX_TRIES or hopeless:
                 failure = None if reply else FAILURES[answers.ended or Ended.TIMEOUT]
-                probe = self._of(connection, stage, reply, failure=failure, detail=answers.detail, job=job)
+                probe = heard.probe(stage, reply, failure=failure, detail=answers.detail, job=job)
                 self._refuse(queue, [job], probe)
             else:
                 again.append(job)
@@ -417,51 +422,14 @@ class Prober:
 
     def _refuse(self, queue: ProviderQueue, jobs: Sequence[Job], probe: Probe) -> None:
         """One fate for many: nothing was learned of these mailboxes themselves."""
+        now = self._clock()
         for job in jobs:
             if job.batch is None:
                 queue.asking.discard(job.domain)
                 self._learn(queue, job.domain, CatchAll(None, probe.reply))
             else:
-                queued_ms, smtp_ms = self._times(job)
+                queued_ms, smtp_ms = job.times(now)
                 job.settle(probe._replace(queued_ms=queued_ms, smtp_ms=smtp_ms))
-
-    def _of(
-        self,
-        connection: AsyncSMTPConnection,
-        stage: Stage,
-        reply: Reply | None = None,
-        *,
-        failure: Failure | None = None,
-        detail: str = "",
-        job: Job | None = None,
-        catch_all: CatchAll | None = None,
-        meaning: Match | None = None,
-    ) -> Probe:
-        """``catch_all`` is what was known of the domain when the reply came."""
-        host = connection.host
-        queued_ms, smtp_ms = self._times(job) if job else (0, 0)
-        return Probe(
-            stage,
-            reply,
-            failure,
-            detail,
-            mx_host=host.name if host else None,
-            mx_address=connection.key[0],
-            provider=connection.provider,
-            catch_all=catch_all.accepts if catch_all else None,
-            catch_all_reply=catch_all.reply if catch_all else None,
-            cached=catch_all is not None and reply is not None and reply.positive,
-            queued_ms=queued_ms,
-            smtp_ms=smtp_ms,
-            meaning=meaning,
-            way=connection.way,
-        )
-
-    def _times(self, job: Job) -> tuple[int, int]:
-        """Milliseconds that a job waited for its write, and for the answer."""
-        now = self._clock()
-        taken_at = job.taken_at or now
-        return round((taken_at - job.queued_at) * 1000), round((now - taken_at) * 1000)
 
 
 def _about_session(reply: Reply, *, first: bool) -> bool:

@@ -129,6 +129,11 @@ class Job:
         """True when nobody waits for the answer."""
         return self.batch is not None and self.batch.done.done()
 
+    def times(self, now: float) -> tuple[int, int]:
+        """Milliseconds that it waited for its write, and for the answer that came ``now``."""
+        taken_at = self.taken_at or now
+        return round((taken_at - self.queued_at) * 1000), round((now - taken_at) * 1000)
+
     def settle(self, probe: Probe) -> None:
         """Tell whoever waits; for a job without a batch that is nobody."""
         if self.batch is not None:

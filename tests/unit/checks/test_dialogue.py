@@ -502,6 +502,13 @@ async def test_a_reply_that_speaks_of_our_address_is_told_to_the_pool_without_th
     assert pool.services
 
 
+async def test_the_pool_hears_once_of_a_write_that_mailboxes_were_spoken_of_and_again_after_a_block() -> None:
+    replies = (UNKNOWN, OK, BLOCKED, UNKNOWN, UNKNOWN)
+    pool = FakePool(script=[lambda _: Answers(None, replies)])
+    await ask(pool, *(f"user{n}@a.test" for n in range(5)))
+    assert (pool.services, len(pool.blocks)) == (2, 1)
+
+
 async def test_a_refusal_of_mail_or_of_the_dial_has_one_witness() -> None:
     pool = FakePool(script=[lambda asked: Answers(BLOCKED, (None,) * len(asked))])
     await ask(pool, "user1@a.test", "user2@a.test")
