@@ -149,10 +149,7 @@ class Prober:
         )
         self._staff(queue)
         await batch.wait(timeout, self._deadlines)
-        late = Probe(
-            Stage.RCPT, failure=Failure.TIMEOUT, detail=f"no answer within {timeout:g} s", provider=provider
-        )  # fmt: skip
-        return [probe or late for probe in batch.probes]
+        return [probe or _late(provider, timeout) for probe in batch.probes]
 
     async def close(self) -> None:
         """End every dialogue; whoever waits for one hears of a timeout. The pool stays open."""
@@ -430,6 +427,10 @@ class Prober:
             else:
                 queued_ms, smtp_ms = job.times(now)
                 job.settle(probe._replace(queued_ms=queued_ms, smtp_ms=smtp_ms))
+
+
+def _late(provider: str, timeout: float) -> Probe:
+    return Probe(Stage.RCPT, failure=Failure.TIMEOUT, detail=f"no answer within {timeout:g} s", provider=provider)
 
 
 def _about_session(reply: Reply, *, first: bool) -> bool:
