@@ -74,20 +74,13 @@ class Circumstances(NamedTuple):
     opted_out: bool = False
 
 
-class _Decision(NamedTuple):
-    """The reason that the evidence gives before any flag, and how it was found."""
-
-    reason: Reason
-    evidence: Evidence
-
-
 def classify(
     prepared: Prepared, probe: Probe | None, given: Circumstances, past: Sequence[PastAttempt] = ()
 ) -> Finding:
     """The finding on one address; ``probe`` is None where nobody was asked for it."""
-    decision = _decide(prepared, probe, given)
+    decided, evidence = _decide(prepared, probe, given)
     outcome = _outcome(
-        decision.reason,
+        decided,
         given.risky,
         given.hides_mailboxes,
         probe.catch_all if probe else None,
@@ -111,7 +104,7 @@ def classify(
         flags=outcome.flags,
         retryable=outcome.retryable,
         attempt=given.attempt,
-        evidence=decision.evidence,
+        evidence=evidence,
         attempts=tuple(past),
         timing=_timing(given.route, probe),
         checked_at=given.now,
@@ -194,19 +187,20 @@ def score_of(reasons: tuple[Reason, ...]) -> int:
     return max(1, _BASE_SCORES[verdict] - sum(PENALTIES.get(reason, 0) for reason in reasons))
 
 
-def _decide(prepared: Prepared, probe: Probe | None, given: Circumstances) -> _Decision:
+def _decide(prepared: Prepared, probe: Probe | None, given: Circumstances) -> tuple[Reason, Evidence]:
+    """What the evidence says before any flag."""
     route, provider = given.route, given.provider
     if prepared.syntax_error is not None:
         text = printable(prepared.syntax_error)
-        return _Decision(Reason.SYNTAX_INVALID, Evidence(stage=Stage.SYNTAX, text=text))
+        return Reason.SYNTAX_INVALID, Evidence(stage=Stage.SYNTAX, text=text)
     if given.depth is Depth.SYNTAX or route is None:
-        return _Decision(Reason.NOT_PROBED, Evidence(stage=Stage.SYNTAX))
+        return Reason.NOT_PROBED, Evidence(stage=Stage.SYNTAX)
     if not route.has_hosts:
-        return _Decision(_ROUTES[route.kind], _dns_evidence(route, provider))
+        return _ROUTES[route.kind], _dns_evidence(route, provider)
     if given.opted_out:
-        return _Decision(Reason.DO_NOT_PROBE, _dns_evidence(route, provider))
+        return Reason.DO_NOT_PROBE, _dns_evidence(route, provider)
     if given.depth is Depth.DNS or probe is None:
-        return _Decision(Reason.NOT_PROBED, _dns_evidence(route, provider))
+        return Reason.NOT_PROBED, _dns_evidence(route, provider)
     return _probed(probe, provider, given.hides_mailboxes)
 
 
@@ -216,7 +210,7 @@ def _dns_evidence(route: MailRoute, provider: str | None) -> Evidence:
     return Evidence(stage=Stage.DNS, mx_host=host, provider=provider, text=text, cached=route.cached)
 
 
-def _probed(probe: Probe, provider: str | None, hides_mailboxes: bool) -> _Decision:
+def _probed(probe: Probe, provider: str | None, hides_mailboxes: bool) -> tuple[Reason, Evidence]:
     found = meaning(probe)
     if found is None:
         reason = _FAILURES[probe.failure or Failure.INTERNAL]
@@ -224,7 +218,7 @@ def _probed(probe: Probe, provider: str | None, hides_mailboxes: bool) -> _Decis
         reason = Reason.VERIFICATION_REFUSED
     else:
         reason = found.reason
-    return _Decision(reason, _smtp_evidence(probe, provider, found))
+    return reason, _smtp_evidence(probe, provider, found)
 
 
 def _smtp_evidence(probe: Probe, provider: str | None, found: Match | None) -> Evidence:

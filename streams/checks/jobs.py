@@ -73,7 +73,7 @@ class Batch:
 
     def settle(self, index: int, probe: Probe) -> None:
         """Take one probe; what comes after the deadline is dropped."""
-        if self.abandoned or self.probes[index] is not None:
+        if self.done.done() or self.probes[index] is not None:
             return
         self.probes[index] = probe
         self.remaining -= 1

@@ -37,16 +37,21 @@ def suggest(domain: str, lists: Lists) -> str | None:
 def _candidates(domain: str) -> Iterator[str]:
     head, _, tail = domain.partition(".")
     exists = _is_top_level(tail)
-    for meant_tail, heads in _popular_by_tail().items():
+    for meant_tail in _tails_like(tail):
+        heads = _popular_by_tail()[meant_tail]
         if tail == meant_tail:
             found = [meant for meant in heads if _is_head_slip(head, meant)]
-        elif not _is_tail_slip(tail, meant_tail):
-            continue
         elif exists:
             found = [meant for meant in heads if head == meant and len(head) >= _SHORT_HEAD]
         else:
             found = [meant for meant in heads if head == meant or _is_head_slip(head, meant)]
         yield from (f"{meant}.{meant_tail}" for meant in found)
+
+
+@lru_cache(maxsize=4096)
+def _tails_like(tail: str) -> list[str]:
+    """What popular domains end with, where it is the same or a slip away."""
+    return [meant for meant in _popular_by_tail() if tail == meant or _is_tail_slip(tail, meant)]
 
 
 def _is_head_slip(head: str, meant: str) -> bool:
@@ -60,9 +65,15 @@ def _is_head_slip(head: str, meant: str) -> bool:
 def _mend_top_level(domain: str) -> str | None:
     """``acme.con``: whoever the domain belongs to, no such top level exists and a common one is a slip away."""
     head, _, tail = domain.rpartition(".")
-    if not head or _is_top_level(tail):
+    meant = _top_level_meant(tail) if head else None
+    return f"{head}.{meant}" if meant else None
+
+
+@lru_cache(maxsize=4096)
+def _top_level_meant(tail: str) -> str | None:
+    if _is_top_level(tail):
         return None
-    return next((f"{head}.{meant}" for meant in _COMMON_TAILS if _is_tail_slip(tail, meant)), None)
+    return next((meant for meant in _COMMON_TAILS if _is_tail_slip(tail, meant)), None)
 
 
 def _is_tail_slip(tail: str, meant: str) -> bool:

@@ -46,8 +46,8 @@ class _Asked:
 REFILL = 1 / 8
 """So much of the window is free before more is read: what is read together shares questions and writes.
 
-With half of it an address of many small domains costs 4 % more CPU, with twice as much a window that mostly waits for
-slow servers is an eighth emptier."""
+With half as much an address of many small domains costs 4 % more CPU; with twice as much an eighth of the window would
+be empty on average where it waits for slow servers."""
 
 Answer = tuple[int, str, Finding]
 """Where the address stood, as it was written there, and what was found."""
