@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from streams.dns.cache import DOMAINS
 from streams.smtp.replies import Reply
 
-ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+LETTERS = b"abcdefghijklmnopqrstuvwxyz"
+_TO_LETTER = bytes(LETTERS[n % len(LETTERS)] for n in range(256))
+_TO_SIGN = bytes((LETTERS + b"0123456789")[n % 36] for n in range(256))
 
 
-def impossible_local(random: Callable[[], float]) -> str:
-    """A local part that no mailbox has: 20 characters, about 103 bits, a letter first. ``random`` gives [0, 1)."""
-    letters = "".join(ALPHABET[int(random() * len(ALPHABET))] for _ in range(19))
-    return ALPHABET[int(random() * 26)] + letters
+def impossible_local(random: Callable[[int], bytes]) -> str:
+    """A local part that no mailbox has: 20 characters, about 103 bits, a letter first. ``random`` is as os.urandom."""
+    drawn = random(20)
+    return (drawn[:1].translate(_TO_LETTER) + drawn[1:].translate(_TO_SIGN)).decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Who goes into which write is decided in :mod:`streams.checks.jobs`; what a reply
 
 import asyncio
 import logging
-import random
+import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -98,7 +98,7 @@ class Prober:
         brake: Brake | None = None,
         sessions: Lanes = lane_sessions,
         clock: Callable[[], float] = time.monotonic,
-        rng: Callable[[], float] | None = None,
+        rng: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._pool = pool
         self._port = port
@@ -106,7 +106,7 @@ class Prober:
         self._brake = brake or Brake(clock=clock)
         self._lane_sessions = sessions
         self._clock = clock
-        self._rng = rng or random.SystemRandom().random
+        self._rng = rng
         self._queues: dict[tuple[str, Lane | None, str], ProviderQueue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._deadlines = Deadlines()

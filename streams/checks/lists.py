@@ -73,7 +73,12 @@ class Lists:
 
     def is_allowed(self, domain: str) -> bool:
         """True where the operator says that the domain, or one above it, is to carry no flag."""
-        return next((name in self.allowed for name in suffixes(domain) if name in self.allowed | self.denied), False)
+        for name in suffixes(domain):
+            if name in self.allowed:
+                return True
+            if name in self.denied:
+                return False
+        return False
 
     def is_free(self, domain: str) -> bool:
         """True for a provider that gives mailboxes to anybody. Domains below it belong to somebody else."""

@@ -1,6 +1,8 @@
 """The dialogue over a scripted pool: what is asked of whom, in which write, and what each address hears."""
 
 import asyncio
+import os
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -125,7 +127,7 @@ class FakePool:
 
 
 def prober(pool: FakePool) -> Prober:
-    return Prober(pool, rng=lambda: 0.5)  # type: ignore[arg-type]
+    return Prober(pool, rng=bytes)  # type: ignore[arg-type]
 
 
 def route(domain: str = "a.test", address: str = "127.0.0.1") -> MailRoute:
@@ -408,8 +410,11 @@ def test_what_is_known_of_domains_is_forgotten_in_time_and_in_bounds() -> None:
 
 
 def test_the_impossible_recipient_is_a_plain_word() -> None:
-    assert impossible_local(lambda: 0.0) == "a" * 20
-    assert impossible_local(lambda: 0.999) == "z" + "9" * 19
+    assert impossible_local(bytes) == "a" * 20
+    assert impossible_local(lambda size: b"\x19" + b"\x23" * (size - 1)) == "z" + "9" * 19
+    drawn = {impossible_local(os.urandom) for _ in range(100)}
+    assert len(drawn) == 100
+    assert all(re.fullmatch("[a-z][a-z0-9]{19}", local) for local in drawn)
 
 
 # -- a server that speaks of us ---------------------------------------------------------------------------------
@@ -485,7 +490,7 @@ async def test_who_is_held_is_left_out_of_a_session_that_is_there(one_domain: in
     for _ in range(IN_A_ROW):
         brake.useless("p", "b.test", Probe(Stage.RCPT, BLOCKED))
     pool = FakePool(policies=PolicyBook(ProviderPolicy(sessions=1, domains_per_transaction=one_domain)))
-    of = Prober(pool, brake=brake, rng=lambda: 0.5)  # type: ignore[arg-type]
+    of = Prober(pool, brake=brake, rng=bytes)  # type: ignore[arg-type]
     a, b = await asyncio.gather(ask(pool, "user1@a.test", "user2@a.test", of=of), ask(pool, "user1@b.test", of=of))
     assert [probe.reply for probe in (*a, *b)] == [OK, OK, BLOCKED]
     assert not any(address.endswith("@b.test") for asked in pool.asked for address in asked)
