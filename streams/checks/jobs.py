@@ -127,7 +127,7 @@ class Job:
     @property
     def stale(self) -> bool:
         """True when nobody waits for the answer."""
-        return self.batch is not None and self.batch.done.done()
+        return self.batch is not None and self.batch.abandoned
 
     def times(self, now: float) -> tuple[int, int]:
         """Milliseconds that it waited for its write, and for the answer that came ``now``."""
