@@ -19,7 +19,7 @@ class Heard:
         self.mx_host = connection.host.name if connection.host else None
         self.now = now
         self.service_told = False
-        """The pool has heard of one of these replies that it spoke of a mailbox, and of none since that blocks us."""
+        """Since the last of these replies that was about us, the pool was told that the server speaks of mailboxes."""
 
     def probe(
         self,

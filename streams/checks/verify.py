@@ -46,8 +46,8 @@ class _Asked:
 REFILL = 1 / 8
 """So much of the window is free before more is read: what is read together shares questions and writes.
 
-With half as much an address of many small domains costs 4 % more CPU; with twice as much an eighth of the window would
-be empty on average where it waits for slow servers."""
+At half of it, an address among many small domains costs 4 % more CPU; at twice, an eighth of the window would be empty
+on average where it waits for slow servers."""
 
 Answer = tuple[int, str, Finding]
 """Where the address stood, as it was written there, and what was found."""
@@ -173,5 +173,5 @@ class Verifier:
 
 
 def _heard(finding: Finding) -> bool:
-    """A server said so, and its way is known."""
+    """A server has replied, and the way by which it was asked is known."""
     return finding.evidence.smtp_code is not None and finding.evidence.way is not None

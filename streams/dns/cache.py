@@ -88,6 +88,6 @@ class FlightCache(Generic[K, V]):
             flight.land(value)
 
     def close(self) -> None:
-        """Cancel what is still being loaded, and who waits for it."""
+        """Cancel whoever still loads, in a task of his own, and who waits for it."""
         for flight in self._flights.values():
             flight.cancel()

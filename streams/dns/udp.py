@@ -124,10 +124,8 @@ class _Socket:
     def retire(self) -> None:
         """Ask no more by it. What left a question without an answer may be the socket: uvloop reads no further from
         one that the system has told by ICMP that nobody listens, also when somebody does again. Answers that are
-        late may still come, so it stays open for as long as its questions are asked."""
+        late may still come, so it stays open for as long as its questions are asked (:meth:`leave`)."""
         self.asked = QUESTIONS_PER_SOCKET
-        if not self._pending:
-            self.close()
 
     def enter(self, question: _Question) -> int:
         """The id under which a question is asked here until it leaves."""
@@ -230,18 +228,20 @@ class UdpTransport:
             question.fail(server, "the resolver was closed")
             return
         deadline = asyncio.get_running_loop().time() + patience
+        by_tcp: NameServer | None = None
         try:
             asking = self._socket(server)
             if question.cut_off is None:
                 await question.ask(asking, deadline)
-            if question.cut_off is not None:
+            if (by_tcp := question.cut_off) is not None:
                 async with asyncio.timeout_at(deadline):
-                    await self._ask_by_tcp(question, question.cut_off)
+                    await self._ask_by_tcp(question, by_tcp)
         except TimeoutError:
-            asking.retire()
-            question.fail(server, "no answer in time")
+            if by_tcp is None:
+                asking.retire()
+            question.fail(by_tcp or server, "no answer in time")
         except (OSError, EOFError, BadMessage) as error:
-            question.fail(server, f"{type(error).__name__}: {error}")
+            question.fail(by_tcp or server, f"{type(error).__name__}: {error}")
 
     async def _ask_by_tcp(self, question: _Question, server: NameServer) -> None:
         question.cut_off = None  # where this fails, the next attempt is by UDP again

@@ -23,6 +23,7 @@ from aiosmtplib import (
     SMTPResponseException,
     SMTPServerDisconnected,
 )
+from aiosmtplib.protocol import SMTPProtocol
 
 from schemas.vocabulary import Stage
 from streams.smtp._async.link import LINGER_S, MAX_UNREAD, AsyncLink, StreamLink
@@ -64,8 +65,8 @@ class Dial(Protocol):
     """How a pool opens a connection to one host.
 
     ``way``: where from, and who we are there. ``starttls``: begin with STARTTLS where it is offered.
-    ``step_timeout_s`` bounds the TCP handshake and each reply, ``timeout_s`` the whole. ``on_greeting`` is called when
-    the banner has come.
+    ``step_timeout_s`` bounds the TCP handshake, each reply, and STARTTLS with its handshake; ``timeout_s`` the whole.
+    ``on_greeting`` is called when the banner has come.
 
     :raises DialFailed: with the reply or the failure; nothing is left open.
     """
@@ -156,6 +157,7 @@ class _Patience:
 
     def __init__(self, step_s: float, whole_s: float, late: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
+        self._step_s = step_s
         self._late = late
         now = self._loop.time()
         self._end = now + whole_s
@@ -167,8 +169,15 @@ class _Patience:
         """The time for all steps is."""
         return self._due == self._end
 
-    def allow(self, seconds: float) -> None:
-        """A step begins that may last so long; ``late`` is called when it has."""
+    def step(self) -> None:
+        """A step begins; ``late`` is called when it has lasted its time."""
+        self._allow(self._step_s)
+
+    def leave_to_others(self) -> None:
+        """Steps begin that somebody else bounds: only all of them together are."""
+        self._allow(math.inf)
+
+    def _allow(self, seconds: float) -> None:
         self._due = min(self._loop.time() + seconds, self._end)
         if self._due < self._rings_at:
             self._set()
@@ -191,6 +200,23 @@ class _Patience:
             self._late()
 
 
+class _Client(SMTP):
+    """aiosmtplib's client, which has a protocol from when TCP is through: then the time of the banner begins."""
+
+    patience: _Patience
+    _protocol: SMTPProtocol | None
+
+    @property
+    def protocol(self) -> SMTPProtocol | None:
+        return self._protocol
+
+    @protocol.setter
+    def protocol(self, protocol: SMTPProtocol | None) -> None:
+        self._protocol = protocol
+        if protocol is not None:
+            self.patience.step()
+
+
 class _Opening:
     """A dial on its way: the stage it has reached, and every failure told in our words."""
 
@@ -200,7 +226,7 @@ class _Opening:
         self.stage = Stage.CONNECT
         self._step_s = step_timeout_s
         source = way.source_for(host.address)
-        self.client = SMTP(
+        self.client = _Client(
             hostname=host.address,
             port=host.port,
             local_hostname=_UNREAD_NAME,
@@ -218,7 +244,7 @@ class _Opening:
         """
         try:
             async with asyncio.timeout(None) as self._limit:
-                self._patience = _Patience(self._step_s, timeout_s, self._late)
+                self._patience = self.client.patience = _Patience(self._step_s, timeout_s, self._late)
                 try:
                     yield
                 finally:
@@ -231,9 +257,6 @@ class _Opening:
     def _late(self) -> None:
         if self.stage is Stage.CONNECT and self.client.protocol is not None:
             self.stage = Stage.BANNER
-            if not self._patience.over:
-                self._patience.allow(self._step_s)  # TCP was through in time, and the banner has a time of its own
-                return
         self._limit.reschedule(asyncio.get_running_loop().time())
 
     async def greet(self) -> None:
@@ -254,12 +277,12 @@ class _Opening:
             raise self.lost(error) from error
 
     async def _connect_through(self, proxy: Proxy) -> None:
-        self._patience.allow(math.inf)
+        self._patience.leave_to_others()
         try:
             sock = await pass_through(proxy, self.host, self._step_s)
         except NoPassage as error:
             raise self.failed(error.failure, error.detail, local=error.local, way_failed=error.way_failed) from error
-        self._patience.allow(self._step_s)
+        self._patience.step()
         try:
             await self.client.connect(sock=sock, port=None)
         except BaseException:
@@ -273,14 +296,14 @@ class _Opening:
         tap = self._tap()
         asked = 1
         try:
-            self._patience.allow(self._step_s)
+            self._patience.step()
             try:
                 last = await self.client.ehlo()
             except SMTPHeloError as error:
                 if error.code not in _EHLO_UNKNOWN:
                     raise
                 asked = 2
-                self._patience.allow(self._step_s)
+                self._patience.step()
                 last = await self.client.helo()
             tap.settle(asked, last)
         except SMTPResponseException as error:
@@ -293,13 +316,13 @@ class _Opening:
         self.stage = Stage.STARTTLS
         name = self.host.name.rstrip(".")
         self._tap()
-        self._patience.allow(self._step_s)
+        self._patience.step()
         try:
             await self.client.starttls(server_hostname=name if _HOST_NAME.fullmatch(name) else self.host.address)
         except SMTPResponseException as error:
             raise self._refused(error) from error
         except (SMTPException, OSError, ValueError) as error:
-            # asyncio tells of a handshake that took too long by aborting the connection, and of nothing else.
+            # asyncio itself ends a handshake after a minute, by aborting the connection.
             hung = isinstance(error, TimeoutError) or isinstance(error.__cause__, ConnectionAbortedError)
             raise self.failed(DialFailure.TIMEOUT if hung else DialFailure.TLS, _sentence(error)) from error
         await self.hello()

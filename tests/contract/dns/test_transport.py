@@ -393,7 +393,9 @@ async def test_an_answer_that_was_cut_off_before_the_next_turn_makes_that_one_by
         answer = await asker
         assert (answer.status, len(server.queries)) == (Status.TIMEOUT, 1)
         assert "in time" in answer.detail
-        assert not in_use(transport)
+        assert not in_flight(transport)
+        assert [each.spent for each in in_use(transport)] == [False]  # it was TCP that took too long
+        await transport.aclose()
 
 
 async def test_what_is_late_and_not_an_answer_of_its_own_attempt_is_passed_over() -> None:

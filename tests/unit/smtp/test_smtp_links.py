@@ -273,6 +273,20 @@ def test_a_server_that_closes_right_behind_its_last_reply_has_closed(monkeypatch
     run(case())
 
 
+def test_the_time_of_the_banner_begins_when_tcp_is_through(monkeypatch):
+    begun = []
+    monkeypatch.setattr(async_dial._Patience, "step", lambda patience: begun.append(patience))
+
+    async def case() -> None:
+        opening = async_dial._Opening(HOST, WAY, 1.0)
+        async with opening.within(2.0):
+            opening.client.protocol = SMTPProtocol()
+            opening.client.protocol = None
+        assert begun == [opening.client.patience]
+
+    run(case())
+
+
 def test_the_systems_own_timeout_of_a_connection_is_a_timeout():
     async def case() -> None:
         lost = async_dial._Opening(HOST, WAY, 1).lost(SMTPConnectTimeoutError("Timed out connecting to 192.0.2.1"))
@@ -346,7 +360,8 @@ def test_nothing_of_aiosmtplib_is_left_to_the_collector(offered):
     async def main() -> None:
         opening = async_dial._Opening(HOST, WAY, 1.0)
         opening.client.transport = Transport()
-        opening.client.protocol = SMTPProtocol(connection_lost_callback=opening.client._on_connection_lost)
+        async with opening.within(1.0):
+            opening.client.protocol = SMTPProtocol(connection_lost_callback=opening.client._on_connection_lost)
         opening.client.protocol.transport = opening.client.transport
         opening.client.esmtp_extensions = offered
         left = weakref.ref(opening.client)
