@@ -275,7 +275,11 @@ def test_a_server_that_closes_right_behind_its_last_reply_has_closed(monkeypatch
 
 def test_the_time_of_the_banner_begins_when_tcp_is_through(monkeypatch):
     begun = []
-    monkeypatch.setattr(async_dial._Patience, "step", lambda patience: begun.append(patience))
+
+    def begin(patience: async_dial._Patience) -> None:
+        begun.append(patience)
+
+    monkeypatch.setattr(async_dial._Patience, "step", begin)
 
     async def case() -> None:
         opening = async_dial._Opening(HOST, WAY, 1.0)
