@@ -273,6 +273,70 @@ def test_a_server_that_closes_right_behind_its_last_reply_has_closed(monkeypatch
     run(case())
 
 
+class Clock:
+    """A loop's clock and timers."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list[tuple[float, object]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when, call):
+        timer = (when, call)
+        self.timers.append(timer)
+        return SimpleNamespace(cancel=lambda: self.timers.remove(timer) if timer in self.timers else None)
+
+    def run_to(self, now: float) -> None:
+        while due := sorted((each for each in self.timers if each[0] <= now), key=lambda each: each[0]):
+            self.timers.remove(due[0])
+            self.now = due[0][0]
+            due[0][1]()
+        self.now = now
+
+
+@pytest.fixture
+def patience(monkeypatch):
+    """A patience of 2 s a step and 9 s in all, its clock, and when it was over."""
+    clock, late = Clock(), []
+    monkeypatch.setattr(async_dial.asyncio, "get_running_loop", lambda: clock)
+    return async_dial._Patience(2.0, 9.0, lambda: late.append(clock.now)), clock, late
+
+
+def test_a_step_has_its_time(patience):
+    steps, clock, late = patience
+    clock.run_to(1.0)
+    steps.step()
+    clock.run_to(5.0)
+    assert (late, steps.over) == ([3.0], False)
+
+
+def test_all_steps_together_have_theirs(patience):
+    steps, clock, late = patience
+    for second in range(1, 9):
+        clock.run_to(second)
+        steps.step()
+    clock.run_to(20.0)
+    assert (late, steps.over) == ([9.0], True)
+
+
+def test_a_step_behind_those_of_others_has_its_time(patience):
+    steps, clock, late = patience
+    steps.leave_to_others()
+    clock.run_to(4.0)
+    steps.step()
+    clock.run_to(20.0)
+    assert (late, len(clock.timers)) == ([6.0], 0)
+
+
+def test_nothing_rings_once_all_is_done(patience):
+    steps, clock, late = patience
+    steps.stop()
+    clock.run_to(20.0)
+    assert not late
+
+
 def test_the_time_of_the_banner_begins_when_tcp_is_through(monkeypatch):
     begun = []
 
