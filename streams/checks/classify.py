@@ -6,7 +6,7 @@ against. What we could not learn is ``unknown``, never a word about the address.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -178,7 +178,6 @@ def _outcome(  # noqa: PLR0917  a cache reads positional arguments sooner
     return _Outcome(verdict, reasons, score_of(reasons), reasons[0] in RETRYABLE, flags if valid else Flags())
 
 
-@cache
 def score_of(reasons: tuple[Reason, ...]) -> int:
     """0 to 100, see :data:`PENALTIES`; the first reason is the deciding one."""
     verdict = VERDICTS[reasons[0]]

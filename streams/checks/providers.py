@@ -48,9 +48,9 @@ def _traits(row: Mapping[str, bool]) -> Traits:
     return Traits(hides, row.get("catch_all_probe", not hides))
 
 
-def traits_of(provider: str) -> Traits:
-    """What is known of a provider; one that is not in the table is an ordinary one."""
-    return directory().traits.get(provider, ORDINARY)
+def traits_of(provider: str | None) -> Traits:
+    """What is known of a provider; one that is not in the table is an ordinary one, and so is none at all."""
+    return directory().traits.get(provider, ORDINARY) if provider else ORDINARY
 
 
 def provider_of(route: MailRoute, overrides: Mapping[str, str] | None = None) -> str:

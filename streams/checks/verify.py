@@ -147,7 +147,7 @@ class Verifier:
         provider = provider_of(route) if route and route.has_hosts else None
         opted_out = provider is not None and self.opted_out(prepared[0].domain)
         probes = await self._probes(route, None if opted_out else provider, prepared, depth, way)
-        hides_mailboxes = provider is not None and traits_of(provider).hides_mailboxes
+        hides_mailboxes = traits_of(provider).hides_mailboxes
         given = Circumstances(route, provider, depth, self.risky, self.now(), hides_mailboxes, attempt, opted_out)
         return [classify(asked.prepared, probe, given, asked.past) for asked, probe in zip(group, probes, strict=True)]
 

@@ -40,7 +40,6 @@ class _Question:
     """Who has an answer that is too long for UDP."""
     _attempts: "list[tuple[_Socket, int]]" = field(default_factory=list)
     _asking: "_Socket | None" = None
-    _server: NameServer | None = None
     _waiter: asyncio.Future[bool] | None = None
 
     def wants(self, server: NameServer) -> bool:
@@ -50,7 +49,7 @@ class _Question:
     async def ask(self, by: "_Socket", deadline: float) -> None:
         """One more attempt; wait until something ends it. Raises OSError where it can't be sent, and TimeoutError at
         ``deadline`` by the clock of the loop."""
-        self._asking, self._server = by, by.server
+        self._asking = by
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
         ident = by.enter(self)
@@ -73,7 +72,7 @@ class _Question:
             if server not in self.gave_up:
                 self.gave_up += (server,)
             self.fail(server, message.answer.detail, message.answer.status)
-            if server != self._server:
+            if self._asking is None or server != self._asking.server:
                 return  # the attempt that waits has asked another one
         self._wake()
 

@@ -74,7 +74,7 @@ def judge(learned: Learned, depth: Depth, risky: frozenset[Reason], now: datetim
         depth,
         risky,
         now,
-        hides_mailboxes=learned.provider is not None and traits_of(learned.provider).hides_mailboxes,
+        hides_mailboxes=traits_of(learned.provider).hides_mailboxes,
         attempt=learned.attempt,
         opted_out=learned.opted_out,
     )

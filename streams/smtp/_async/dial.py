@@ -244,14 +244,14 @@ class _Opening:
         """
         try:
             async with asyncio.timeout(None) as self._limit:
-                self._patience = self.client.patience = _Patience(self._step_s, timeout_s, self._late)
+                self.client.patience = _Patience(self._step_s, timeout_s, self._late)
                 try:
                     yield
                 finally:
-                    self._patience.stop()
+                    self.client.patience.stop()
         except TimeoutError:
             awaited = f"{_AWAITED[self.stage]} within {self._step_s:g} s"
-            detail = "the time for a session ran out" if self._patience.over else awaited
+            detail = "the time for a session ran out" if self.client.patience.over else awaited
             raise self.failed(DialFailure.TIMEOUT, detail) from None
 
     def _late(self) -> None:
@@ -277,12 +277,12 @@ class _Opening:
             raise self.lost(error) from error
 
     async def _connect_through(self, proxy: Proxy) -> None:
-        self._patience.leave_to_others()
+        self.client.patience.leave_to_others()
         try:
             sock = await pass_through(proxy, self.host, self._step_s)
         except NoPassage as error:
             raise self.failed(error.failure, error.detail, local=error.local, way_failed=error.way_failed) from error
-        self._patience.step()
+        self.client.patience.step()
         try:
             await self.client.connect(sock=sock, port=None)
         except BaseException:
@@ -296,14 +296,14 @@ class _Opening:
         tap = self._tap()
         asked = 1
         try:
-            self._patience.step()
+            self.client.patience.step()
             try:
                 last = await self.client.ehlo()
             except SMTPHeloError as error:
                 if error.code not in _EHLO_UNKNOWN:
                     raise
                 asked = 2
-                self._patience.step()
+                self.client.patience.step()
                 last = await self.client.helo()
             tap.settle(asked, last)
         except SMTPResponseException as error:
@@ -316,7 +316,7 @@ class _Opening:
         self.stage = Stage.STARTTLS
         name = self.host.name.rstrip(".")
         self._tap()
-        self._patience.step()
+        self.client.patience.step()
         try:
             await self.client.starttls(server_hostname=name if _HOST_NAME.fullmatch(name) else self.host.address)
         except SMTPResponseException as error:
