@@ -128,11 +128,12 @@ class Sink:
 class SmtpConnection(asyncio.Protocol):
     """One client's dialogue."""
 
-    __slots__ = ("_due", "_errors", "_late", "_open_now", "_rest", "_sink", "_transport")
+    __slots__ = ("_counted", "_due", "_errors", "_late", "_open_now", "_rest", "_sink", "_transport")
 
     def __init__(self, sink: Sink, open_now: list[int]) -> None:
         self._sink = sink
         self._open_now = open_now
+        self._counted = True
         self._rest = b""
         self._errors = 0
         self._due = 0.0
@@ -147,12 +148,26 @@ class SmtpConnection(asyncio.Protocol):
         if limit and self._open_now[0] > limit:
             self._sink.counters.turned_away += 1
             self._answer(b"421 4.7.0 sink.test Error: too many connections from 127.0.0.1\r\n", self._sink.config.rtt_s)
-            self._answer(b"")
+            self._end()
             return
         self._answer(b"220 sink.test ESMTP\r\n", self._sink.config.rtt_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._open_now[0] -= 1
+        self._leave()
+
+    def _end(self) -> None:
+        """Close when all is said. A server counts a connection no more when it has read QUIT; that the client hears of
+        it a round trip later is the way's doing, as it is when a connection that has just been opened is counted."""
+        self._answer(b"")
+        if self._due:
+            self._sink.loop.call_at(self._due, self._leave)
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        """It is counted no more."""
+        self._open_now[0] -= self._counted
+        self._counted = False
 
     def data_received(self, data: bytes) -> None:
         self._sink.counters.reads += 1
@@ -168,7 +183,7 @@ class SmtpConnection(asyncio.Protocol):
                 replies.append(b"421 4.7.0 sink.test Error: too many errors\r\n")
             if self._errors >= HARD_ERRORS or line[:4].upper() == b"QUIT":
                 self._answer(b"".join(replies), pause_s)
-                self._answer(b"")
+                self._end()
                 return
         if said := b"".join(replies):
             self._answer(said, pause_s)

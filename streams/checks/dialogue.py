@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Protocol
 
@@ -180,8 +181,8 @@ class Prober:
             while not shift.parting and not self._overstaffed(queue) and (job := queue.head()) is not None:
                 if (held := self._brake.held(queue.provider, job.domain)) is not None:
                     self._refuse(queue, queue.take_alike(job), held)
-                else:
-                    await self._visit(shift, job.hosts)
+                elif not await self._visit(shift, job.hosts):
+                    break
             if shift.parting:
                 self._staff(queue)  # for what came back
         finally:
@@ -189,16 +190,18 @@ class Prober:
             if queue.deserted:
                 self._queues.pop((queue.provider, queue.lane, queue.way), None)
 
-    async def _visit(self, shift: Shift, hosts: Hosts) -> None:
-        """One lease: ask until nobody waits who could share it, or the session has had enough."""
+    async def _visit(self, shift: Shift, hosts: Hosts) -> bool:
+        """One lease: ask until nobody waits who could share it, or the session has had enough. False when those who
+        wait are left to other sessions."""
         queue = shift.queue
         try:
-            async with self._pool.lease(queue.provider, hosts, timeout=LEASE_TIMEOUT_S, source=queue.way) as connection:
-                used = connection.uses > 1
-                while await self._converse(shift, hosts, connection, used=used):
-                    used = True
+            with queue.visit(hosts):
+                async with self._lease(queue, hosts) as connection:
+                    used = connection.uses > 1
+                    while await self._converse(shift, hosts, connection, used=used):
+                        used = True
         except ConnectFailed as failed:
-            self._refused_to_talk(queue, hosts, failed)
+            return self._refused_to_talk(queue, hosts, failed)
         except PoolTimeout:
             log.debug("no session of %s was free within %g s", queue.provider, LEASE_TIMEOUT_S)
         except PoolClosed as closed:
@@ -207,14 +210,22 @@ class Prober:
             log.exception("a dialogue with %s failed by a mistake of ours", queue.provider)
             broken = Probe(Stage.CONNECT, failure=Failure.INTERNAL, detail="internal error", provider=queue.provider)
             self._refuse(queue, queue.take_all(hosts), broken)
+        return True
 
-    def _refused_to_talk(self, queue: ProviderQueue, hosts: Hosts, failed: ConnectFailed) -> None:
-        """All who wait for these hosts hear why; one of their domains is the witness of a block."""
-        jobs = queue.take_all(hosts)
+    def _lease(self, queue: ProviderQueue, hosts: Hosts) -> AbstractAsyncContextManager[AsyncSMTPConnection]:
+        return self._pool.lease(queue.provider, hosts, timeout=LEASE_TIMEOUT_S, source=queue.way)
+
+    def _refused_to_talk(self, queue: ProviderQueue, hosts: Hosts, failed: ConnectFailed) -> bool:
+        """All who wait for these hosts hear why; one of their domains is the witness of a block. False: they wait on
+        for another session that is there or about to be: that one more was too many is no word about those who wait."""
+        witness = queue.first(hosts)
         for attempt in failed.attempts:
-            if attempt.reply is not None and not attempt.old and jobs:
-                self._report(queue.provider, jobs[0].domain, attempt.reply, attempt.stage, attempt.way)
-        self._refuse(queue, jobs, _unreachable(failed, queue.provider))
+            if attempt.reply is not None and not attempt.old and witness is not None:
+                self._report(queue.provider, witness.domain, attempt.reply, attempt.stage, attempt.way)
+        if queue.visited(hosts):
+            return False
+        self._refuse(queue, queue.take_all(hosts), _unreachable(failed, queue.provider))
+        return True
 
     def _report(self, provider: str, domain: str, reply: Reply, stage: Stage, way: str) -> None:
         """Tell the pool of a reply that says that our own address is blocked."""

@@ -2,8 +2,9 @@
 
 import asyncio
 import math
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, groupby, islice
@@ -174,6 +175,7 @@ class ProviderQueue:
     __slots__ = (
         "_groups",
         "_sharing",
+        "_visits",
         "accepted",
         "answered",
         "asking",
@@ -206,6 +208,22 @@ class ProviderQueue:
         self._groups: OrderedDict[GroupKey, Group] = OrderedDict()
         # Whoever could share a session: by the hosts it was leased for, or by its address.
         self._sharing: dict[Hosts | str, OrderedDict[GroupKey, None]] = {}
+        self._visits: Counter[Hosts] = Counter()
+
+    @contextmanager
+    def visit(self, hosts: Hosts) -> Iterator[None]:
+        """A session with ``hosts`` is opened and used as long as the block runs."""
+        self._visits[hosts] += 1
+        try:
+            yield
+        finally:
+            self._visits[hosts] -= 1
+            if not self._visits[hosts]:
+                del self._visits[hosts]
+
+    def visited(self, hosts: Hosts) -> bool:
+        """True while there is such a session."""
+        return hosts in self._visits
 
     @property
     def sessions_wanted(self) -> int:
@@ -240,6 +258,10 @@ class ProviderQueue:
                 return group.jobs[0]
             self._close(key)
         return None
+
+    def first(self, hosts: Hosts) -> Job | None:
+        """One of the jobs for these hosts."""
+        return next((self._groups[key].jobs[0] for key in self._sharing.get(hosts, ())), None)
 
     def take(self, room: int, hosts: Hosts, address: str, *, one_domain: bool) -> list[Job]:
         """Up to ``room`` jobs for a session with ``address`` that was leased for ``hosts``.

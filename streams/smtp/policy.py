@@ -275,7 +275,8 @@ class Learned:
     lost_at: float = float("-inf")
 
     parts_badly: bool = False
-    """Replies were lost in a write that ended with QUIT."""
+    """Replies were lost in a write that ended with QUIT, or a connection was turned away while such a write was under
+    way: the server counts sessions until they are gone."""
 
     wants_tls: set[tuple[str, int]] = field(default_factory=set)
     """Addresses and ports that answered MAIL with 530: the next session begins with STARTTLS."""

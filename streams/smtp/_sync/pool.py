@@ -52,6 +52,9 @@ _EARLY_S = 0.002
 _CHECKS = 20
 """Health checks under way at a time."""
 
+_OPEN = frozenset({Life.READY, Life.BUSY, Life.IDLE, Life.DRAINING})
+"""States of a connection whose server has let it in, and not ended it."""
+
 
 class SMTPPool:
     """Sessions with mail servers, by provider.
@@ -486,13 +489,26 @@ class SMTPPool:
             health.abandoned(attempt.host)
             return
         health.window.add(now, failed=True)
-        health.failed(attempt, now, self._rng())
-        if attempt.reply is not None and attempt.reply.transient:
+        later = attempt.reply is not None and attempt.reply.transient
+        if later and self._open_with(account, attempt.host):
+            health.abandoned(attempt.host)  # it is not down: one more was too many
+        else:
+            health.failed(attempt, now, self._rng())
+        if later:
+            # It may be one that counts those who have said QUIT until they are gone.
+            account.learned.parts_badly |= account.parting > 0
             if account.pace.connections.complained(now):
                 self._notice(account, Kind.PACE, "connections slower", attempt.host)
             if account.pace.sessions.complained(now):
                 self._notice(account, Kind.PACE, "sessions fewer", attempt.host)
         self._tell_of_breakers(account)
+
+    def _open_with(self, account: Account[SMTPConnection], host: Host) -> bool:
+        """True while a session with ``host`` is open."""
+        return any(
+            connection.place == account.place and connection.host == host and connection.state in _OPEN
+            for connection in self._connections
+        )
 
     def _tell_of_way(self, account: Account[SMTPConnection], attempt: DialAttempt, now: float, deadline: float) -> None:
         """What a failed dial says of our way out, and whether another one may be taken."""

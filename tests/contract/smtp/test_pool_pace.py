@@ -67,6 +67,20 @@ async def test_a_banner_of_421_slows_connections_down_and_good_ones_bring_them_b
     assert told(notices)[2:] == ["connections faster"]
 
 
+async def test_a_host_that_has_let_us_in_is_not_down_because_one_more_was_too_many(make_pool, serve):
+    server = await serve()
+    pool = make_pool(breaker_failures=1)
+    async with pool.lease("p", [server.host], timeout=10) as connection:
+        server.banner = b"421 4.7.0 too many connections\r\n!"
+        for _ in range(3):
+            with pytest.raises(ConnectFailed) as failed:
+                await visit(pool, server)
+            assert not failed.value.attempts[0].old
+        assert pool.snapshot().providers["p"].hosts_left_alone == 0
+        await connection.ask(["u0@x.test"])
+    assert server.connections == 4
+
+
 async def test_421_slows_recipients_down_and_good_answers_bring_them_back(make_pool, serve, monkeypatch):
     monkeypatch.setattr("streams.smtp.pace.STEP_S", 0.0)
     fast = [True]

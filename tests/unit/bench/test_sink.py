@@ -146,3 +146,23 @@ async def test_a_client_has_so_many_connections_and_no_more() -> None:
         gone.connection_lost(None)
     third.connection_made(wires[2])  # type: ignore[arg-type]
     assert wires[2].said.startswith(b"220 ")
+
+
+async def test_who_has_said_quit_is_counted_no_more_though_it_has_heard_nothing_yet() -> None:
+    sink, open_now = Sink(SinkConfig(rtt_s=60.0)), [0]
+    connection, wire = SmtpConnection(sink, open_now), Wire()
+    connection.connection_made(wire)  # type: ignore[arg-type]
+    assert open_now == [1]
+    connection._due = 0.0  # the banner's time is over
+    connection.data_received(b"QUIT\r\n")
+    assert (open_now, wire.closed) == ([0], False)
+    connection.connection_lost(None)
+    assert open_now == [0]
+
+
+async def test_who_has_said_quit_is_counted_while_a_reply_before_it_is_held_back() -> None:
+    sink, open_now = Sink(SinkConfig(soft_error_s=60.0)), [0]
+    connection = SmtpConnection(sink, open_now)
+    connection.connection_made(Wire())  # type: ignore[arg-type]
+    connection.data_received(b"RCPT TO:<gone@a.test>\r\n" * 11 + b"QUIT\r\n")
+    assert open_now == [1]

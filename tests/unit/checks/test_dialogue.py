@@ -17,7 +17,7 @@ from streams.checks.catch_all import CatchAll, CatchAllMemory, impossible_local
 from streams.checks.dialogue import Prober, kept_for_interactive, lane_sessions
 from streams.checks.evidence import Failure, Prepared, Probe
 from streams.dns.answers import MailHost, MailRoute, RouteKind
-from streams.smtp.errors import ConnectFailed, DialAttempt, DialFailure, PoolClosed, PoolTimeout
+from streams.smtp.errors import ConnectFailed, DialAttempt, DialFailed, DialFailure, PoolClosed, PoolTimeout
 from streams.smtp.exchange import Answers, Capabilities
 from streams.smtp.hosts import Host
 from streams.smtp.lifecycle import Event, Life
@@ -525,6 +525,18 @@ async def test_a_refusal_of_mail_or_of_the_dial_has_one_witness() -> None:
     assert pool.blocks == [("a.test", BLOCKED, Stage.MAIL), ("b.test", BLOCKED, Stage.BANNER)]
 
 
+BUSY = Reply(421, ("4.7.0 too many connections",))
+
+
+async def test_those_who_wait_are_left_to_the_session_that_is_open_where_one_more_is_too_many() -> None:
+    pool = FakePool(policies=PolicyBook(ProviderPolicy(sessions=2)))
+    pool.failures = [None, ConnectFailed((DialAttempt(HOST, Stage.BANNER, BUSY),))]
+    of = prober(pool)
+    probes = await ask(pool, *(f"user{n}@a.test" for n in range(40)), of=of)
+    assert [probe.reply for probe in probes] == [OK] * 40
+    assert of._queues == {}
+
+
 async def test_a_session_is_let_go_while_a_block_is_believed() -> None:
     pool = FakePool(block_after=0)
     pool.failures = [None, ConnectFailed((DialAttempt(HOST, Stage.RCPT, BLOCKED, old=True),))]
@@ -658,6 +670,53 @@ def test_what_a_parting_session_lost_is_asked_again_and_nobody_parts_any_more() 
         assert codes(probes) == [250, 550] * 100
         assert sum(b"RCPT" in data and b"QUIT" in data for link in net.links for data in link.written) <= 2
         assert of._queues == {}
+        await pool.close()
+
+    run(main())
+
+
+@dataclass
+class Crowded(FakeNet):
+    """Turns away whoever comes while ``most`` are there; they are until we are heard no more."""
+
+    most: int = 1
+    let_in: int = 0
+    turned_away: int = 0
+
+    def __post_init__(self) -> None:
+        self.before = self._at_the_door
+
+    async def _at_the_door(self, host: Host) -> None:
+        if self.let_in - sum(link.closed for link in self.links) >= self.most:
+            self.turned_away += 1
+            raise DialFailed(DialAttempt(host, Stage.BANNER, BUSY))
+        self.let_in += 1
+
+
+@pytest.mark.parametrize(("sessions", "most"), [(2, 1), (4, 2), (20, 3)])
+def test_a_server_that_takes_fewer_sessions_than_we_would_have_answers_for_everybody(sessions: int, most: int) -> None:
+    async def main() -> None:
+        net = Crowded(half_missing, most=most)
+        pool = pool_on(net, sessions=sessions)
+        of = Prober(pool, clock=asyncio.get_running_loop().time)
+        probes = await of.ask(route(), "p", prepare(*half(400)), timeout=600)
+        assert codes(probes) == [250, 550] * 200
+        assert 0 < net.turned_away < 40
+        await of.close()
+        assert of._queues == {}
+        await pool.close()
+
+    run(main())
+
+
+def test_nobody_parts_any_more_where_those_who_said_quit_are_counted_still() -> None:
+    async def main() -> None:
+        net = Crowded(half_missing)
+        pool = pool_on(net, sessions=1)
+        of = Prober(pool, clock=asyncio.get_running_loop().time)
+        probes = await of.ask(route(), "p", prepare(*half(100)), timeout=600)
+        assert codes(probes) == [250, 550] * 50
+        assert (net.turned_away, pool.snapshot().counters["parted"]) == (1, 1)
         await pool.close()
 
     run(main())
