@@ -25,7 +25,8 @@ SWEEP = (2000, 5000, 20000)
 """Where our own best number of addresses in flight is looked for."""
 
 WIDE = 40
-"""Sessions a provider that the sink bears easily: like Postfix it takes 50 of one client, and may see its next one before QUIT of the last."""
+"""Sessions a provider that the sink bears easily: like Postfix it takes 50 of one client, and where sessions part it
+may see the next one before it has read QUIT of the last."""
 
 ALONE_RUNS = 10
 TARPITS = 10_000
