@@ -1,7 +1,7 @@
 """Who runs a domain's exchangers. Work is shared out by provider, so that one worker at a time talks to its hosts."""
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from ipaddress import ip_address
@@ -53,17 +53,14 @@ def traits_of(provider: str | None) -> Traits:
     return directory().traits.get(provider, ORDINARY) if provider else ORDINARY
 
 
-def provider_of(route: MailRoute, overrides: Mapping[str, str] | None = None) -> str:
+def provider_of(route: MailRoute) -> str:
     """The provider of a route, the same for the same records in whatever order they came; empty without hosts.
 
-    ``overrides`` (MX host suffix to provider name) come before the table. Then the registrable domain of the preferred
-    host names the provider; a domain that is its own exchanger goes by the lowest address of that host, so that the
-    many domains on one machine are one provider.
+    Its name in the table that comes with mailvet, else the registrable domain of the preferred host; a domain that is
+    its own exchanger goes by the lowest address of that host, so that the many domains on one machine are one provider.
     """
     if not route.has_hosts:
         return ""
-    if overrides and (name := _first(_listed(host.name, overrides) for host in _preferred(route.hosts))):
-        return name
     runs, address = _run_by(route.hosts)
     its_own = route.domain.endswith(runs) and runs == _registrable(route.domain)
     return address if its_own else runs
@@ -73,15 +70,11 @@ def provider_of(route: MailRoute, overrides: Mapping[str, str] | None = None) ->
 def _run_by(hosts: tuple[MailHost, ...]) -> tuple[str, str]:
     """The provider that hosts are of, and the one of a domain whose own they are."""
     preferred = _preferred(hosts)
-    if name := _first(_known(host.name) for host in preferred):
+    if name := next(filter(None, (_known(host.name) for host in preferred)), None):
         return name, name
     host = preferred[0]
     address = min(host.addresses, key=_numeric)
     return _registrable(host.name) or address, address
-
-
-def _first(names: Iterable[str | None]) -> str | None:
-    return next(filter(None, names), None)
 
 
 @lru_cache(maxsize=16_384)
@@ -96,14 +89,11 @@ def _preferred(hosts: tuple[MailHost, ...]) -> list[MailHost]:
     return sorted((host for host in hosts if host.preference == best), key=lambda host: host.name)
 
 
-def _listed(host: str, table: Mapping[str, str]) -> str | None:
-    return next((table[name] for name in suffixes(host) if name in table), None)
-
-
 @lru_cache(maxsize=16_384)
 def _known(host: str) -> str | None:
     """Who runs a host by the table that comes with mailvet."""
-    return _listed(host, directory().by_suffix)
+    table = directory().by_suffix
+    return next((table[name] for name in suffixes(host) if name in table), None)
 
 
 def _numeric(address: str) -> tuple[int, int]:

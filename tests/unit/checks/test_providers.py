@@ -84,13 +84,6 @@ def test_without_hosts_there_is_nobody() -> None:
     assert provider_of(MailRoute("customer.example", RouteKind.NULL_MX)) == ""
 
 
-def test_the_operator_comes_first() -> None:
-    overrides = {"google.com": "ours", "mx.hoster.example": "hoster"}
-    assert provider_of(via("aspmx.l.google.com"), overrides) == "ours"
-    assert provider_of(via("a.mx.hoster.example"), overrides) == "hoster"
-    assert provider_of(via("b.hoster.example"), overrides) == "hoster.example"
-
-
 def test_the_order_of_equal_hosts_makes_no_difference() -> None:
     hosts = [MailHost(f"mx.{name}.example", 10, (f"192.0.2.{n}",)) for n, name in enumerate("dbca")]
     backup = MailHost("aspmx.l.google.com", 20, ("192.0.2.9",))
