@@ -18,7 +18,7 @@ from streams.checks.brake import ABOUT_US, Brake
 from streams.checks.catch_all import CatchAll, CatchAllMemory, impossible_local
 from streams.checks.evidence import Failure, Prepared, Probe
 from streams.checks.heard import Heard
-from streams.checks.jobs import Batch, Deadlines, Hosts, Job, ProviderQueue, hosts_of, preferred_of
+from streams.checks.jobs import Batch, Deadlines, Hosts, Job, ProviderQueue, Visit, hosts_of, preferred_of
 from streams.checks.providers import traits_of
 from streams.checks.reply_rules import match
 from streams.checks.reply_text import without_addresses
@@ -194,14 +194,16 @@ class Prober:
         """One lease: ask until nobody waits who could share it, or the session has had enough. False when those who
         wait are left to other sessions."""
         queue = shift.queue
+        visit = Visit(hosts, self._clock())
         try:
-            with queue.visit(hosts):
+            with queue.visiting(visit):
                 async with self._lease(queue, hosts) as connection:
+                    visit.let_in = True
                     used = connection.uses > 1
                     while await self._converse(shift, hosts, connection, used=used):
                         used = True
         except ConnectFailed as failed:
-            return self._refused_to_talk(queue, hosts, failed)
+            return self._refused_to_talk(queue, visit, failed)
         except PoolTimeout:
             log.debug("no session of %s was free within %g s", queue.provider, LEASE_TIMEOUT_S)
         except PoolClosed as closed:
@@ -215,16 +217,20 @@ class Prober:
     def _lease(self, queue: ProviderQueue, hosts: Hosts) -> AbstractAsyncContextManager[AsyncSMTPConnection]:
         return self._pool.lease(queue.provider, hosts, timeout=LEASE_TIMEOUT_S, source=queue.way)
 
-    def _refused_to_talk(self, queue: ProviderQueue, hosts: Hosts, failed: ConnectFailed) -> bool:
+    def _refused_to_talk(self, queue: ProviderQueue, visit: Visit, failed: ConnectFailed) -> bool:
         """All who wait for these hosts hear why; one of their domains is the witness of a block. False: they wait on
-        for another session that is there or about to be: that one more was too many is no word about those who wait."""
-        witness = queue.first(hosts)
+        for another session that is there or about to be: that one more was too many is no word about those who wait.
+        Where the last of these has ended meanwhile they are asked for once more."""
+        witness = queue.first(visit.hosts)
         for attempt in failed.attempts:
             if attempt.reply is not None and not attempt.old and witness is not None:
                 self._report(queue.provider, witness.domain, attempt.reply, attempt.stage, attempt.way)
-        if queue.visited(hosts):
-            return False
-        self._refuse(queue, queue.take_all(hosts), _unreachable(failed, queue.provider))
+        if not self._pool.blocked(queue.provider):
+            if queue.outlived(visit, self._clock()):
+                return False
+            if visit.crowded and any(each.reply is not None and each.reply.transient for each in failed.attempts):
+                return True  # once more, now that there is room
+        self._refuse(queue, queue.take_all(visit.hosts), _unreachable(failed, queue.provider))
         return True
 
     def _report(self, provider: str, domain: str, reply: Reply, stage: Stage, way: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +26,9 @@ MOST_PER_SESSION = 100
 
 TICK_S = 0.1
 """Deadlines are kept to this much."""
+
+AT_ONCE_S = 1.0
+"""Who is turned away so soon may have come together with one that is let in: a slow handshake, at most."""
 
 Hosts = tuple[Host, ...]
 
@@ -169,6 +172,17 @@ GroupKey = tuple[Hosts, str, bool]
 _GROUP_KEY: Callable[[Job], GroupKey] = attrgetter("hosts", "domain", "smtputf8")
 
 
+@dataclass(slots=True, eq=False)
+class Visit:
+    """One lease of a session with ``hosts``, from the wish for it to its end."""
+
+    hosts: Hosts
+    began: float
+    let_in: bool = False
+    crowded: bool = False
+    """A session with these hosts ended while this one was being opened: it may have been one too many because of it."""
+
+
 class ProviderQueue:
     """Waiting jobs of one provider, lane and way out; domains take turns, and each step costs what it moves."""
 
@@ -208,22 +222,27 @@ class ProviderQueue:
         self._groups: OrderedDict[GroupKey, Group] = OrderedDict()
         # Whoever could share a session: by the hosts it was leased for, or by its address.
         self._sharing: dict[Hosts | str, OrderedDict[GroupKey, None]] = {}
-        self._visits: Counter[Hosts] = Counter()
+        self._visits: dict[Visit, None] = {}
 
     @contextmanager
-    def visit(self, hosts: Hosts) -> Iterator[None]:
-        """A session with ``hosts`` is opened and used as long as the block runs."""
-        self._visits[hosts] += 1
+    def visiting(self, visit: Visit) -> Iterator[None]:
+        """``visit`` is under way as long as the block runs."""
+        self._visits[visit] = None
         try:
             yield
         finally:
-            self._visits[hosts] -= 1
-            if not self._visits[hosts]:
-                del self._visits[hosts]
+            del self._visits[visit]
+            for other in self._visits if visit.let_in else ():
+                other.crowded |= other.hosts == visit.hosts
 
-    def visited(self, hosts: Hosts) -> bool:
-        """True while there is such a session."""
-        return hosts in self._visits
+    def outlived(self, visit: Visit, now: float) -> bool:
+        """True while there is reason to wait for another visit to the same hosts, though ``visit`` was not let in.
+
+        That is one that has been let in, or is under way since before it; where it was turned away at once, any that is
+        under way. Else those that came later are no reason: where nobody gets through there is always one more of them.
+        """
+        latest = now if now - visit.began < AT_ONCE_S else visit.began
+        return any(other.hosts == visit.hosts and (other.let_in or other.began <= latest) for other in self._visits)
 
     @property
     def sessions_wanted(self) -> int:

@@ -60,8 +60,10 @@ class Account(Generic[C]):
         "health",
         "idle",
         "learned",
+        "left_at",
         "open",
         "pace",
+        "parted_at",
         "parting",
         "place",
         "policy",
@@ -81,6 +83,8 @@ class Account(Generic[C]):
         """Connections that count against :attr:`limit`, those being dialled too; see :meth:`count`."""
         self.parting = 0
         """Connections that have said QUIT and hear their last replies; they count for the whole pool alone."""
+        self.left_at = self.parted_at = float("-inf")
+        """When a session ended last that the server had let in, and one that was parting."""
         self.idle: dict[Key, list[C]] = {}
         """By socket; the one used last is taken first, so that the others may expire."""
         self.waiting: dict[Claim[C], None] = {}

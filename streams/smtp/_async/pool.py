@@ -494,13 +494,13 @@ class AsyncSMTPPool:
             return
         health.window.add(now, failed=True)
         later = attempt.reply is not None and attempt.reply.transient
-        if later and self._open_with(account, attempt.host):
+        if later and (account.left_at >= since or self._open_with(account, attempt.host)):
             health.abandoned(attempt.host)  # it is not down: one more was too many
         else:
             health.failed(attempt, now, self._rng())
         if later:
             # It may be one that counts those who have said QUIT until they are gone.
-            account.learned.parts_badly |= account.parting > 0
+            account.learned.parts_badly |= account.parting > 0 or account.parted_at >= since
             if account.pace.connections.complained(now):
                 self._notice(account, Kind.PACE, "connections slower", attempt.host)
             if account.pace.sessions.complained(now):
@@ -628,9 +628,14 @@ class AsyncSMTPPool:
             self._close(connection, life, cause)
 
     def _close(self, connection: AsyncSMTPConnection, life: Life, cause: str) -> None:
+        was = connection.state
         connection.close(life, cause)
         with self._lock:
             self._connections.pop(connection, None)
+            account = self._ledger.accounts.get(connection.place)
+            if account is not None and was in _OPEN:
+                account.left_at = self._clock()
+                account.parted_at = account.left_at if was is Life.DRAINING else account.parted_at
             if connection.place in self._warm:
                 self._arm(self._clock() + _WARM_S)
             if self._quiet is not None and not self._connections:

@@ -16,6 +16,7 @@ from streams.checks.brake import IN_A_ROW, Brake
 from streams.checks.catch_all import CatchAll, CatchAllMemory, impossible_local
 from streams.checks.dialogue import Prober, kept_for_interactive, lane_sessions
 from streams.checks.evidence import Failure, Prepared, Probe
+from streams.checks.jobs import ProviderQueue, Visit, hosts_of
 from streams.dns.answers import MailHost, MailRoute, RouteKind
 from streams.smtp.errors import ConnectFailed, DialAttempt, DialFailed, DialFailure, PoolClosed, PoolTimeout
 from streams.smtp.exchange import Answers, Capabilities
@@ -537,6 +538,17 @@ async def test_those_who_wait_are_left_to_the_session_that_is_open_where_one_mor
     assert of._queues == {}
 
 
+async def test_nobody_is_left_to_a_session_that_will_ask_no_more_since_a_block_is_believed() -> None:
+    pool = FakePool(policies=PolicyBook(ProviderPolicy(sessions=2)), block_after=0)
+    pool.failures = [ConnectFailed((DialAttempt(HOST, Stage.RCPT, BLOCKED, old=True),))]
+    of = prober(pool)
+    queue = of._queues["p", None, ""] = ProviderQueue("p")
+    open_one = Visit(hosts_of(route().hosts, 25), 0.0, let_in=True)
+    with queue.visiting(open_one):
+        [probe] = await ask(pool, "user@a.test", of=of, timeout=1)
+    assert probe.reply == BLOCKED
+
+
 async def test_a_session_is_let_go_while_a_block_is_believed() -> None:
     pool = FakePool(block_after=0)
     pool.failures = [None, ConnectFailed((DialAttempt(HOST, Stage.RCPT, BLOCKED, old=True),))]
@@ -680,6 +692,8 @@ class Crowded(FakeNet):
     """Turns away whoever comes while ``most`` are there; they are until we are heard no more."""
 
     most: int = 1
+    takes_s: float = 0.0
+    """How long it takes to say so."""
     let_in: int = 0
     turned_away: int = 0
 
@@ -689,14 +703,18 @@ class Crowded(FakeNet):
     async def _at_the_door(self, host: Host) -> None:
         if self.let_in - sum(link.closed for link in self.links) >= self.most:
             self.turned_away += 1
+            await asyncio.sleep(self.takes_s)
             raise DialFailed(DialAttempt(host, Stage.BANNER, BUSY))
         self.let_in += 1
 
 
-@pytest.mark.parametrize(("sessions", "most"), [(2, 1), (4, 2), (20, 3)])
-def test_a_server_that_takes_fewer_sessions_than_we_would_have_answers_for_everybody(sessions: int, most: int) -> None:
+@pytest.mark.parametrize("takes_s", [0.0, 0.1])
+@pytest.mark.parametrize(("sessions", "most"), [(2, 1), (4, 1), (4, 2), (20, 3)])
+def test_a_server_that_takes_fewer_sessions_than_we_would_have_answers_for_everybody(
+    sessions: int, most: int, takes_s: float
+) -> None:
     async def main() -> None:
-        net = Crowded(half_missing, most=most)
+        net = Crowded(half_missing, most=most, takes_s=takes_s)
         pool = pool_on(net, sessions=sessions)
         of = Prober(pool, clock=asyncio.get_running_loop().time)
         probes = await of.ask(route(), "p", prepare(*half(400)), timeout=600)
@@ -709,9 +727,38 @@ def test_a_server_that_takes_fewer_sessions_than_we_would_have_answers_for_every
     run(main())
 
 
-def test_nobody_parts_any_more_where_those_who_said_quit_are_counted_still() -> None:
+def test_where_nobody_is_let_in_those_who_came_first_speak_though_others_come_all_the_time() -> None:
     async def main() -> None:
-        net = Crowded(half_missing)
+        loop = asyncio.get_running_loop()
+        places = [(f"mx{number}.test", f"192.0.2.{number}") for number in range(6)]
+        dead = MailRoute("a.test", RouteKind.MX, tuple(MailHost(name, 10, (address,)) for name, address in places))
+        net = FakeNet(hangs={Host(*place) for place in places})
+        pool = pool_on(net, sessions=4)
+        of = Prober(pool, clock=loop.time)
+
+        async def wait() -> tuple[float, Failure | None, Stage]:
+            since = loop.time()
+            [probe] = await of.ask(dead, "p", prepare("user@a.test"))
+            return loop.time() - since, probe.failure, probe.stage
+
+        asks = []
+        for _ in range(100):
+            asks.append(asyncio.ensure_future(wait()))
+            await asyncio.sleep(2)
+        heard = await asyncio.gather(*asks)
+        assert {(failure, stage) for _, failure, stage in heard} == {(Failure.TIMEOUT, Stage.CONNECT)}
+        assert max(seconds for seconds, _, _ in heard) < 31
+        await of.close()
+        assert of._queues == {}
+        await pool.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("takes_s", [0.0, 0.1])
+def test_nobody_parts_any_more_where_those_who_said_quit_are_counted_still(takes_s: float) -> None:
+    async def main() -> None:
+        net = Crowded(half_missing, takes_s=takes_s)
         pool = pool_on(net, sessions=1)
         of = Prober(pool, clock=asyncio.get_running_loop().time)
         probes = await of.ask(route(), "p", prepare(*half(100)), timeout=600)
