@@ -94,6 +94,26 @@ async def test_postfix_delays_no_reply_by_its_soft_error_limit(start_mta, names:
     assert "concurrency limit" not in server.log()
 
 
+@pytest.mark.parametrize(
+    ("make", "limit", "complaint"),
+    [
+        (Postfix, {"smtpd_client_connection_count_limit": "2"}, "Connection concurrency limit exceeded"),
+        (Exim, {"smtp_accept_max_per_host": "2"}, "too many connections from that IP address"),
+    ],
+)
+async def test_a_server_that_takes_fewer_connections_than_we_would_have_answers_for_everybody(
+    start_mta, names: RunningSink, make: type[MailServer], limit: Mapping[str, str], complaint: str
+) -> None:
+    """That one more was too many is no word about those who wait."""
+    server = start_mta(lambda: make(hosts(1), settings=limit))
+    people = [f"{local}{n}@{mail_domain('few', 0)}" for n in range(150) for local in ("user", "gone")]
+    async with open_core(settings(names, server, sessions_per_provider=8)) as core:
+        found = await verify(core, people)
+    assert not wrong(found)
+    assert len(found) == len(people)
+    assert complaint in server.log()
+
+
 async def test_exim_ends_no_session(start_mta, names: RunningSink) -> None:
     """Forty domains on one host: transactions, domains and refusals of many sessions."""
     # One daemon stands for all hosts of a list: its own limit of connections would count them together.
