@@ -25,7 +25,7 @@ from streams.checks.reply_text import without_addresses
 from streams.dns.answers import MailRoute
 from streams.smtp._async.connection import AsyncSMTPConnection
 from streams.smtp._async.pool import AsyncSMTPPool
-from streams.smtp.errors import ConnectFailed, PoolClosed, PoolTimeout
+from streams.smtp.errors import ConnectFailed, DialFailure, PoolClosed, PoolTimeout
 from streams.smtp.exchange import Answers, too_many
 from streams.smtp.replies import Reply
 from streams.smtp.session import Ended
@@ -228,7 +228,7 @@ class Prober:
         if not self._pool.blocked(queue.provider):
             if queue.outlived(visit, self._clock()):
                 return False
-            if visit.crowded and any(each.reply is not None and each.reply.transient for each in failed.attempts):
+            if visit.crowded and any(each.failure is not DialFailure.TIMEOUT for each in failed.attempts):
                 return True  # once more, now that there is room
         self._refuse(queue, queue.take_all(visit.hosts), _unreachable(failed, queue.provider))
         return True

@@ -489,12 +489,12 @@ class SMTPPool:
             health.abandoned(attempt.host)
             return
         health.window.add(now, failed=True)
-        later = attempt.reply is not None and attempt.reply.transient
-        if later and (account.left_at >= since or self._open_with(account, attempt.host)):
-            health.abandoned(attempt.host)  # it is not down: one more was too many
+        crowded = account.left_at >= since or self._open_with(account, attempt.host)
+        if crowded:
+            health.abandoned(attempt.host)  # it is not down: one more was too many, in whatever way it says so
         else:
             health.failed(attempt, now, self._rng())
-        if later:
+        if crowded or (attempt.reply is not None and attempt.reply.transient):
             # It may be one that counts those who have said QUIT until they are gone.
             account.learned.parts_badly |= account.parting > 0 or account.parted_at >= since
             if account.pace.connections.complained(now):
@@ -623,7 +623,7 @@ class SMTPPool:
         with self._lock:
             self._connections.pop(connection, None)
             account = self._ledger.accounts.get(connection.place)
-            if account is not None and was in _OPEN:
+            if account is not None and was in _OPEN and life is not Life.BROKEN:
                 account.left_at = self._clock()
                 account.parted_at = account.left_at if was is Life.DRAINING else account.parted_at
             if connection.place in self._warm:

@@ -67,11 +67,12 @@ async def test_a_banner_of_421_slows_connections_down_and_good_ones_bring_them_b
     assert told(notices)[2:] == ["connections faster"]
 
 
-async def test_a_host_that_has_let_us_in_is_not_down_because_one_more_was_too_many(make_pool, serve):
+@pytest.mark.parametrize("banner", [b"421 4.7.0 too many connections\r\n!", b"554 too many\r\n!", b"!"])
+async def test_a_host_that_has_let_us_in_is_not_down_because_one_more_was_too_many(make_pool, serve, banner):
     server = await serve()
     pool = make_pool(breaker_failures=1)
     async with pool.lease("p", [server.host], timeout=10) as connection:
-        server.banner = b"421 4.7.0 too many connections\r\n!"
+        server.banner = banner
         for _ in range(3):
             with pytest.raises(ConnectFailed) as failed:
                 await visit(pool, server)

@@ -689,11 +689,12 @@ def test_what_a_parting_session_lost_is_asked_again_and_nobody_parts_any_more() 
 
 @dataclass
 class Crowded(FakeNet):
-    """Turns away whoever comes while ``most`` are there; they are until we are heard no more."""
+    """Turns away whoever comes while ``most`` are there, in its own way; they are until we are heard no more."""
 
     most: int = 1
     takes_s: float = 0.0
     """How long it takes to say so."""
+    said: Reply | DialFailure = BUSY
     let_in: int = 0
     turned_away: int = 0
 
@@ -704,22 +705,32 @@ class Crowded(FakeNet):
         if self.let_in - sum(link.closed for link in self.links) >= self.most:
             self.turned_away += 1
             await asyncio.sleep(self.takes_s)
-            raise DialFailed(DialAttempt(host, Stage.BANNER, BUSY))
+            reply, failure = (self.said, None) if isinstance(self.said, Reply) else (None, self.said)
+            raise DialFailed(DialAttempt(host, Stage.BANNER, reply, failure))
         self.let_in += 1
 
 
-@pytest.mark.parametrize("takes_s", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("takes_s", "said"),
+    [
+        (0.0, BUSY),
+        (0.1, BUSY),
+        (0.1, Reply(554, ("Too many connections",))),
+        (0.0, DialFailure.CONNECT),
+        (0.1, DialFailure.CLOSED),
+    ],
+)
 @pytest.mark.parametrize(("sessions", "most"), [(2, 1), (4, 1), (4, 2), (20, 3)])
 def test_a_server_that_takes_fewer_sessions_than_we_would_have_answers_for_everybody(
-    sessions: int, most: int, takes_s: float
+    sessions: int, most: int, takes_s: float, said: Reply | DialFailure
 ) -> None:
     async def main() -> None:
-        net = Crowded(half_missing, most=most, takes_s=takes_s)
+        net = Crowded(half_missing, most=most, takes_s=takes_s, said=said)
         pool = pool_on(net, sessions=sessions)
         of = Prober(pool, clock=asyncio.get_running_loop().time)
         probes = await of.ask(route(), "p", prepare(*half(400)), timeout=600)
         assert codes(probes) == [250, 550] * 200
-        assert 0 < net.turned_away < 40
+        assert 0 < net.turned_away < 20 + 4 * sessions
         await of.close()
         assert of._queues == {}
         await pool.close()
