@@ -56,7 +56,7 @@ _IP = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)|(?<![\w:])(?:[0-9a
 _LINK = re.compile(r"(?:\b(?:https?|ftp)://|\bwww\.)[^\s;<>\"']+")
 _HOST_NAME = re.compile(r"(?<![\w.@-])(?:[a-z0-9_][a-z0-9_-]{0,62}\.){2,9}[a-z][a-z0-9-]{1,62}(?![\w-])")
 _NESTED = re.compile(r"\bhost \S+ (?:said|says|returned):? ?")
-_SESSION = re.compile(r"\[[\w.-]+\.outlook\.com[^\]]*\]|\S+ - (?:gsmtp|gcdp)\b")
+_SESSION = re.compile(r"\[[\w.-]+\.outlook\.com[^\]]*\]|(?<!\S)[^\s\d]*\d\S* - (?:gsmtp|gcdp)\b")
 _QUOTES = str.maketrans({"\u2019": "'", "\u2018": "'", "`": "'", "\u00b4": "'", "\u201c": '"', "\u201d": '"'})
 _LIGATURES = str.maketrans({"ß": "ss", "ł": "l", "ø": "o", "đ": "d", "ı": "i", "æ": "ae"})
 
