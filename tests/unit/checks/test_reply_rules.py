@@ -1,5 +1,7 @@
 """The reply rules: each sample finds its rule, the promises hold for any text, and families generalise."""
 
+import tomllib
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -230,6 +232,12 @@ def test_words_may_be_made_of_words():
     assert rule.fits(550, None, "no mailbox")
     assert not rule.fits(550, None, "no mailbox, yes")
     assert not rule.fits(550, None, "no way")
+
+
+def test_endings_of_foreign_words_are_bounded():
+    """One without a bound costs seconds on a reply that repeats such a word without a space."""
+    words = tomllib.loads((files("streams.checks") / "rules" / "words.toml").read_text("utf-8"))["words"]
+    assert not [name for name, word in words.items() if name.startswith("foreign") and r"\w*" in "".join(word)]
 
 
 def test_an_unknown_rule_has_no_name():
