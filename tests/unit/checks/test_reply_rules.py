@@ -234,6 +234,36 @@ def test_words_may_be_made_of_words():
     assert not rule.fits(550, None, "no way")
 
 
+OTHERS = (
+    *("Your IP", "Client host", "The sending server", "The connection", "Session", "TLS certificate", "User agent"),
+    *("Your mail server", "Host mx.example.net", "HELO name", "Reverse DNS", "This command", "Message", "Your account"),
+    *("The sender's account", "Sender mailbox", "Return path", "Your provider", "The originating network"),
+    *("User database", "The mailbox server", "The recipient's mail server", "Recipient verification service"),
+)
+STATES = ("unknown", "not found", "invalid", "disabled", "suspended", "inactive", "no longer active", "locked")
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize(
+    "after", ["", ". Contact the recipient", "; rejecting recipient <user@example.com>", " (user policy)"]
+)
+def test_what_is_said_of_something_else_is_no_word_about_the_mailbox(other, after):
+    read = {state: VERDICTS[meant(f"550 {other} is {state}{after}")] for state in STATES}
+    assert [state for state, verdict in read.items() if verdict is Verdict.UNDELIVERABLE] == []
+
+
+@pytest.mark.parametrize("mailbox", ["Mailbox", "The user", "This e-mail address", "user@example.com", "That alias"])
+@pytest.mark.parametrize(
+    "states",
+    [
+        ("can't be found", "was not found", "isn't registered here", "has no account here", "is not one of ours"),
+        ("has been closed", "is not active", "has not been activated", "cannot receive mail", "has expired"),
+    ],
+)
+def test_what_is_said_of_the_mailbox_is_heard(mailbox, states):
+    assert {VERDICTS[meant(f"550 {mailbox} {state}")] for state in states} == {Verdict.UNDELIVERABLE}
+
+
 def test_endings_of_foreign_words_are_bounded():
     """One without a bound costs seconds on a reply that repeats such a word without a space."""
     words = tomllib.loads((files("streams.checks") / "rules" / "words.toml").read_text("utf-8"))["words"]
