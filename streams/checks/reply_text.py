@@ -139,12 +139,12 @@ def without_names(text: str) -> str:
     """A folded text without the URLs and host names in it (those of three labels and more: two may be a missing space).
 
     What a page is called decides nothing: ``https://help.example.com/blocked`` stands under an unknown user, too, and
-    a host may be named ``relay``.
+    a host may be named ``relay``. What remains of ``MAILBOX_NOT_FOUND`` is words.
     """
-    if "." not in text:
-        return text
-    linkless = _LINK.sub("", text) if "://" in text or "www." in text else text
-    return _HOST_NAME.sub("[]", linkless).strip()
+    if "." in text:
+        linkless = _LINK.sub("", text) if "://" in text or "www." in text else text
+        text = _HOST_NAME.sub("[]", linkless).strip()
+    return text.replace("_", " ")
 
 
 def without_addresses(reply: Reply, asked: str = "") -> Reply:

@@ -120,6 +120,13 @@ def test_neither_a_host_name_nor_a_url_decides(name, reply):
     assert meant(reply.replace("{}", name)) is Reason.MAILBOX_NOT_FOUND
 
 
+@pytest.mark.parametrize(
+    "text", ["ACCOUNT_NOT_FOUND", "E_USER_UNKNOWN", "550: MAILBOX_DOES_NOT_EXIST", "account_suspended"]
+)
+def test_an_identifier_is_read_as_its_words(text):
+    assert VERDICTS[meant(f"550 {text}")] is Verdict.UNDELIVERABLE
+
+
 def test_a_rule_may_read_urls_and_host_names():
     (rule,) = compile_rules([ROW | {"reason": "timeout", "text": ["listed"], "anywhere": ["bl.example"]}], {})
     assert rule.fits(550, None, "listed")
