@@ -259,6 +259,23 @@ def test_what_is_said_of_something_else_is_no_word_about_the_mailbox(other, afte
     assert [state for state, verdict in read.items() if verdict is Verdict.UNDELIVERABLE] == []
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "Recipient <user@example.com>: {}",
+        "Mail to <user@example.com> rejected: {}",
+        "Delivery to user refused because {}",
+        "User jane.roe: the {}",
+        "<user@example.com>: Recipient address rejected: {}",
+        "Recipient rejected, {}",
+    ],
+)
+def test_what_is_said_of_something_else_behind_a_mailbox_is_no_word_about_it(before):
+    others = ("client host", "session", "content", "network", "server", "domain", "connection", "remote host", "MX")
+    read = {(other, state): meant(f"550 {before.format(other)} is {state}") for other in others for state in STATES}
+    assert [said for said, reason in read.items() if VERDICTS[reason] is Verdict.UNDELIVERABLE] == []
+
+
 @pytest.mark.parametrize("mailbox", ["Mailbox", "The user", "This e-mail address", "user@example.com", "That alias"])
 @pytest.mark.parametrize(
     "states",
