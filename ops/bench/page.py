@@ -142,7 +142,7 @@ def document(report: Report, command: str) -> str:
 
 
 def _wider(plan: Plan) -> str:
-    return f" (by default), and to {plan.wide} where that is said" if plan.wide else ""
+    return f" (by default), and {plan.wide} from the start where that is said" if plan.wide else ""
 
 
 def _remarks(report: Report) -> Iterator[str]:

@@ -46,7 +46,7 @@ class Plan:
     processes: int = 1
     """Ours share a list among so many, too: see :mod:`ops.bench.engine`."""
     wide: int = 0
-    """Ours, in those processes, may have so many sessions a provider, too, as peers know no limit; 0: not measured."""
+    """Ours, in those processes, with so many sessions a provider, too, as peers know no limit; 0: not measured."""
     ports: tuple[int, int] = (0, 0)
     sweep: tuple[int, ...] = SWEEP
     postfix: bool = False
@@ -139,11 +139,15 @@ def measure(plan: Plan, say: Callable[[str], None]) -> Report:
 
 def _ours(plan: Plan, sink: RunningSink) -> list[Contestant]:
     """Ours as it comes; in several processes; and with more sessions than it takes by default."""
-    made = partial(ours, sink, sweep=plan.sweep, sessions=plan.sessions)
-    mine = [made(sessions_max=plan.sessions_max, processes=processes) for processes in sorted({1, plan.processes})]
+    made = partial(ours, sink, sweep=plan.sweep)
+    mine = [
+        made(sessions=plan.sessions, sessions_max=plan.sessions_max, processes=processes)
+        for processes in sorted({1, plan.processes})
+    ]
     if plan.wide:
-        wide = made(sessions_max=plan.wide, processes=plan.processes)
-        mine.append(replace(wide, name=f"{wide.name}, up to {plan.wide} sessions"))
+        # From the start: a trial would be over before they had grown to so many.
+        wide = made(sessions=plan.wide, sessions_max=plan.wide, processes=plan.processes)
+        mine.append(replace(wide, name=f"{wide.name}, {plan.wide} sessions"))
     return mine
 
 

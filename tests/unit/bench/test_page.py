@@ -75,9 +75,9 @@ def test_the_page_says_how_it_was_made_and_every_run() -> None:
 def test_a_run_with_more_sessions_is_held_against_the_limit_of_those() -> None:
     made = report()
     made.plan = replace(made.plan, wide=40)
-    made.measures.append(replace(seen("mailvet, up to 40 sessions", "A", 1.0), sessions=40))
+    made.measures.append(replace(seen("mailvet, 40 sessions", "A", 1.0), sessions=40))
     assert made.limit_of(made.measures[-1]) == pytest.approx(limit_rate(LISTS["A"], 0.05, 40))
-    assert "| A | mailvet, up to 40 sessions | 2,000 | 1,990 | 0% |" in table(made)
+    assert "| A | mailvet, 40 sessions | 2,000 | 1,990 | 0% |" in table(made)
     assert "grow to 16 (by default), and to 40 where that is said" in document(made, "mailvet bench engine")
 
 
