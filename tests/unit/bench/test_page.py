@@ -78,7 +78,7 @@ def test_a_run_with_more_sessions_is_held_against_the_limit_of_those() -> None:
     made.measures.append(replace(seen("mailvet, 40 sessions", "A", 1.0), sessions=40))
     assert made.limit_of(made.measures[-1]) == pytest.approx(limit_rate(LISTS["A"], 0.05, 40))
     assert "| A | mailvet, 40 sessions | 2,000 | 1,990 | 0% |" in table(made)
-    assert "grow to 16 (by default), and to 40 where that is said" in document(made, "mailvet bench engine")
+    assert "grow to 16 (by default), and 40 from the start where that is said" in document(made, "mailvet bench engine")
 
 
 def test_the_limit_is_that_of_sessions_and_errors() -> None:
