@@ -84,7 +84,7 @@ class Account(Generic[C]):
         self.parting = 0
         """Connections that have said QUIT and hear their last replies; they count for the whole pool alone."""
         self.left_at = self.parted_at = float("-inf")
-        """When a session ended last that the server had let in, and one that was parting."""
+        """When we ended a session last that the server had let in, and one that was parting."""
         self.idle: dict[Key, list[C]] = {}
         """By socket; the one used last is taken first, so that the others may expire."""
         self.waiting: dict[Claim[C], None] = {}

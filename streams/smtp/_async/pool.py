@@ -635,7 +635,8 @@ class AsyncSMTPPool:
             account = self._ledger.accounts.get(connection.place)
             if account is not None and was in _OPEN and life is not Life.BROKEN:
                 account.left_at = self._clock()
-                account.parted_at = account.left_at if was is Life.DRAINING else account.parted_at
+                if was is Life.DRAINING:
+                    account.parted_at = account.left_at
             if connection.place in self._warm:
                 self._arm(self._clock() + _WARM_S)
             if self._quiet is not None and not self._connections:
