@@ -72,16 +72,24 @@ class MailServer:
                 command = line.decode()
                 command = command[:4].upper() + command[4:]  # smtplib whispers
                 self.heard.append(command)
-                if not await self._say(writer, await self._answer(command)):
+                answer = await self._answer(command)
+                if not await self._say(writer, answer):
                     return
-                if command.upper() == "STARTTLS" and self.tls is not None and self._accepts_tls:
-                    await writer.start_tls(self.tls)
+                if command.upper() == "STARTTLS" and answer.startswith(b"220"):
+                    await self._shake_hands(reader, writer)
+
+    async def _shake_hands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Without TLS of its own it hangs until the client goes: a ClientHello is random, and may hold a CRLF."""
+        if self.tls is not None:
+            await writer.start_tls(self.tls)
+            return
+        while await reader.read(65536):
+            pass
 
     async def _answer(self, command: str) -> bytes:
         answer = self.respond(command)
         if isinstance(answer, Awaitable):
             answer = await answer
-        self._accepts_tls = answer is None
         if answer is not None:
             return answer
         verb = command[:4]
