@@ -224,7 +224,7 @@ class Prober:
         witness = queue.first(visit.hosts)
         for attempt in failed.attempts:
             if attempt.reply is not None and not attempt.old and witness is not None:
-                self._report(queue.provider, witness.domain, attempt.reply, attempt.stage, attempt.way)
+                self._report(queue.provider, witness.domain, attempt.reply, attempt.stage, way=attempt.way)
         if not self._pool.blocked(queue.provider):
             if queue.outlived(visit, self._clock()):
                 return False
@@ -233,9 +233,11 @@ class Prober:
         self._refuse(queue, queue.take_all(visit.hosts), _unreachable(failed, queue.provider))
         return True
 
-    def _report(self, provider: str, domain: str, reply: Reply, stage: Stage, way: str) -> None:
-        """Tell the pool of a reply that says that our own address is blocked."""
-        if match(reply, stage).reason is Reason.SENDER_BLOCKED:
+    def _report(
+        self, provider: str, domain: str, reply: Reply, stage: Stage, *, way: str, reason: Reason | None = None
+    ) -> None:
+        """Tell the pool of a reply that says that our own address is blocked; ``reason``: what it means, if known."""
+        if (reason or match(reply, stage).reason) is Reason.SENDER_BLOCKED:
             self._pool.report_block(provider, domain, without_addresses(reply), stage, source=way)
 
     async def _converse(self, shift: Shift, hosts: Hosts, connection: AsyncSMTPConnection, *, used: bool) -> bool:
@@ -356,7 +358,7 @@ class Prober:
             self._ask_again(queue, heard, again, answers, progressed=False, stage=Stage.MAIL)
             return
         # With SMTPUTF8 it may be the extension that was refused: then only those hear of it who need it.
-        self._report(queue.provider, chunk[0].domain, refusal, Stage.MAIL, heard.connection.way)
+        self._report(queue.provider, chunk[0].domain, refusal, Stage.MAIL, way=heard.connection.way)
         utf8_only = chunk[0].smtputf8
         everyone = chunk + [
             job for hosts in {job.hosts for job in chunk} for job in queue.take_all(hosts, utf8_only=utf8_only)
@@ -364,14 +366,14 @@ class Prober:
         self._refuse(queue, everyone, heard.probe(Stage.MAIL, refusal))
 
     def _answered(self, queue: ProviderQueue, heard: Heard, job: Job, reply: Reply) -> None:
-        meaning = match(reply, Stage.RCPT, job.address)
+        meaning = match(reply, Stage.RCPT, job.address, heard.connection.identity.mail_from)
         reason, positive = meaning.reason, reply.positive
         queue.answered += 1
         queue.refused += not positive
         refused = not positive and reason is Reason.MAILBOX_NOT_FOUND
         if reply.code == 421 or reason in ABOUT_US:
             self._brake.useless(queue.provider, job.domain, heard.probe(Stage.RCPT, reply))
-            self._report(queue.provider, job.domain, reply, Stage.RCPT, heard.connection.way)
+            self._report(queue.provider, job.domain, reply, Stage.RCPT, way=heard.connection.way, reason=reason)
             heard.service_told = False
         else:
             if not heard.service_told:

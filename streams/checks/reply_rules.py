@@ -88,12 +88,13 @@ class Rule:
         return self.text is None
 
 
-def match(reply: Reply, stage: Stage, asked: str = "") -> Match:
+def match(reply: Reply, stage: Stage, asked: str = "", sender: str = "") -> Match:
     """What ``reply`` to ``stage``'s command means. Always an answer, whatever the server wrote.
 
     ``asked``: the address that the command named, where it is known: a reply that quotes it is read sooner.
+    ``sender``: the envelope sender, where it is known: a reply that names it alone is about us.
     """
-    return _match(without_addresses(reply, asked), stage)
+    return _match(without_addresses(reply, asked, sender), stage)
 
 
 @lru_cache(maxsize=4096)

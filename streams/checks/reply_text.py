@@ -51,6 +51,9 @@ _STAGES = tuple(
 _ENHANCED_FIRST = re.compile(r"\W{0,3}([245]\.[0-9]{1,3}\.[0-9]{1,3})(?!\.?\d)")
 _ENHANCED_ANYWHERE = re.compile(r"(?<![\w./-])([245]\.[0-9]{1,3}\.[0-9]{1,3})(?!\.?\d)")
 _REPEATED_CODE = re.compile(r"(?<![\d.])[245]\d\d[- ](?=[245]\.\d{1,3}\.\d{1,3}(?!\.?\d))|(?<=\s)[45]\d\d-(?=\D)")
+OUR_SENDER = "[@]"
+"""Stands in a reply for our envelope sender, as a bare ``@`` does for any other address."""
+
 _ADDRESS = re.compile(r"""(?:"[^"@<>]{1,64}"|[^\s<>"'():;,\[\]=]+)@[^\s<>"'(),;:\[\]]+""")
 _IP = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)|(?<![\w:])(?:[0-9a-f]{1,4}:){3,7}[0-9a-f:]*")
 _LINK = re.compile(r"(?:\b(?:https?|ftp)://|\bwww\.)[^\s;<>\"']+")
@@ -147,19 +150,24 @@ def without_names(text: str) -> str:
     return text.replace("_", " ")
 
 
-def without_addresses(reply: Reply, asked: str = "") -> Reply:
+def without_addresses(reply: Reply, asked: str = "", sender: str = "") -> Reply:
     """The reply as it may be shown to those who did not ask for it; the rules read it as they read the original.
 
-    ``asked`` is the address that it most likely names.
+    ``asked`` is the address that it most likely names; ``sender``, where given, becomes :data:`OUR_SENDER`.
     """
     if "@" not in reply.text:
         return reply
-    return Reply(reply.code, tuple([_without_addresses(line, asked) for line in reply.lines]))
+    return Reply(reply.code, tuple([_without_addresses(line, asked, sender) for line in reply.lines]))
 
 
-def _without_addresses(line: str, asked: str) -> str:
+def _without_addresses(line: str, asked: str, sender: str) -> str:
     short = line.replace(f"<{asked}>", "<@>") if asked else line
-    return short if short.count("@") == short.count("<@>") else _ADDRESS.sub("@", short)
+    if short.count("@") == short.count("<@>"):
+        return short
+    if not sender or sender == asked:
+        return _ADDRESS.sub("@", short)
+    ours = sender.lower()
+    return _ADDRESS.sub(lambda found: OUR_SENDER if found[0].lower().rstrip(".") == ours else "@", short)
 
 
 def printable(text: str) -> str:

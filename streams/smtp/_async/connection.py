@@ -30,7 +30,6 @@ class AsyncSMTPConnection:
     __slots__ = (
         "_clock",
         "_first_s",
-        "_identity",
         "_learned",
         "_link",
         "_pace",
@@ -41,6 +40,7 @@ class AsyncSMTPConnection:
         "born",
         "checked_at",
         "host",
+        "identity",
         "idle_since",
         "key",
         "max_age_s",
@@ -70,6 +70,7 @@ class AsyncSMTPConnection:
         self.provider = provider
         self.way = way
         """The name of the way out; "" where the pool was given none."""
+        self.identity = identity
         self.place = (provider, way)
         self.policy = policy
         self.host: Host | None = None
@@ -81,7 +82,6 @@ class AsyncSMTPConnection:
         self.max_age_s = rules.max_age(policy, chance)
         self.uses = 0
         self._learned = learned
-        self._identity = identity
         self._recorder = recorder
         self._clock = clock
         self._link: AsyncLink | None = None
@@ -180,7 +180,7 @@ class AsyncSMTPConnection:
             return self._nothing(len(recipients))
         exchange = Exchange(
             self.session,
-            self._identity.mail_from,
+            self.identity.mail_from,
             recipients,
             policy=self.policy,
             learned=self._learned,

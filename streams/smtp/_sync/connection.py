@@ -32,7 +32,6 @@ class SMTPConnection:
     __slots__ = (
         "_clock",
         "_first_s",
-        "_identity",
         "_learned",
         "_link",
         "_pace",
@@ -43,6 +42,7 @@ class SMTPConnection:
         "born",
         "checked_at",
         "host",
+        "identity",
         "idle_since",
         "key",
         "max_age_s",
@@ -72,6 +72,7 @@ class SMTPConnection:
         self.provider = provider
         self.way = way
         """The name of the way out; "" where the pool was given none."""
+        self.identity = identity
         self.place = (provider, way)
         self.policy = policy
         self.host: Host | None = None
@@ -83,7 +84,6 @@ class SMTPConnection:
         self.max_age_s = rules.max_age(policy, chance)
         self.uses = 0
         self._learned = learned
-        self._identity = identity
         self._recorder = recorder
         self._clock = clock
         self._link: Link | None = None
@@ -182,7 +182,7 @@ class SMTPConnection:
             return self._nothing(len(recipients))
         exchange = Exchange(
             self.session,
-            self._identity.mail_from,
+            self.identity.mail_from,
             recipients,
             policy=self.policy,
             learned=self._learned,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from schemas.vocabulary import Lane, Stage
+from schemas.vocabulary import Lane, Reason, Stage
 from streams.checks.brake import IN_A_ROW, Brake
 from streams.checks.catch_all import CatchAll, CatchAllMemory, impossible_local
 from streams.checks.dialogue import Prober, kept_for_interactive, lane_sessions
@@ -21,6 +21,7 @@ from streams.dns.answers import MailHost, MailRoute, RouteKind
 from streams.smtp.errors import ConnectFailed, DialAttempt, DialFailed, DialFailure, PoolClosed, PoolTimeout
 from streams.smtp.exchange import Answers, Capabilities
 from streams.smtp.hosts import Host
+from streams.smtp.identity import Identity
 from streams.smtp.lifecycle import Event, Life
 from streams.smtp.policy import PolicyBook, ProviderPolicy
 from streams.smtp.replies import Reply
@@ -30,6 +31,7 @@ from tests.unit.smtp.fakes import FakeLink, FakeNet, Plain, half, half_missing, 
 
 OK, UNKNOWN = Reply(250, ("2.1.5 Ok",)), Reply(550, ("5.1.1 User unknown",))
 LATER, ENOUGH = Reply(450, ("4.2.0 Greylisted",)), Reply(421, ("4.7.0 Too many errors",))
+PROBE = Identity("probe.example.net", "probe@example.net")
 Server = Callable[[str], Reply | None]
 
 
@@ -46,6 +48,7 @@ class FakeConnection:
     host: Host
     provider: str
     way: str = ""
+    identity: Identity = PROBE
     room: int = 10
     uses: int = 1
     capabilities: Capabilities = field(default_factory=Capabilities)
@@ -292,6 +295,15 @@ async def test_a_refused_sender_is_the_answer_for_everyone_who_waits() -> None:
     probes = await ask(pool, *(f"user{n}@a.test" for n in range(9)))
     assert {(probe.stage, probe.reply) for probe in probes} == {(Stage.MAIL, refused)}
     assert len(pool.asked) == 1
+
+
+async def test_a_reply_to_rcpt_that_is_about_our_envelope_sender_is_no_word_about_the_mailbox() -> None:
+    doubts = Reply(550, ("5.1.1 <probe@example.net>: no such user",))
+    pool = FakePool(server=lambda _: doubts)
+    [probe] = await ask(pool, "user@a.test", catch_all_probe=False)
+    assert probe.meaning is not None
+    assert probe.meaning.reason is Reason.SENDER_BLOCKED
+    assert pool.blocks == [("a.test", Reply(550, ("5.1.1 <@>: no such user",)), Stage.RCPT)]
 
 
 async def test_hosts_that_can_not_be_reached_are_one_answer_for_all() -> None:

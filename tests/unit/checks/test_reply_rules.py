@@ -106,6 +106,24 @@ def test_the_address_in_a_reply_decides_nothing(local):
     assert meant(f"554 5.7.1 <{local}@spamhaus.example>: Relay access denied") == "verification_refused"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "550 5.1.1 <{us}>: User unknown",
+        "550 5.1.1 <{us}> does not exist",
+        "550 the address {us}. is not known",
+        "550-Called mx.example.com\n550 Unknown user <{us}>",
+    ],
+)
+def test_what_is_said_of_our_envelope_sender_is_about_us(text):
+    them, us = "bob@example.com", "probe@mailvet.example"
+    assert match(parse_reply(text.format(us=us.upper())), Stage.RCPT, them, us).reason is Reason.SENDER_BLOCKED
+    assert match(parse_reply(text.format(us=them)), Stage.RCPT, them, us).reason is Reason.MAILBOX_NOT_FOUND
+    assert match(parse_reply(text.format(us=us)), Stage.RCPT, us, us).reason is Reason.MAILBOX_NOT_FOUND
+    both = f"550 5.1.1 <{them}>: no such user, says <{us}>'s guest"
+    assert match(parse_reply(both), Stage.RCPT, them, us).reason is Reason.MAILBOX_NOT_FOUND
+
+
 @pytest.mark.parametrize("name", ["spam", "relay", "rbl-1", "greylist", "sender", "quota", "disabled", "policy"])
 @pytest.mark.parametrize(
     "reply",

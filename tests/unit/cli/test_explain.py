@@ -41,6 +41,14 @@ def test_for_people_it_says_verdict_reason_rule_meaning_and_source():
     assert "--- what?" in result.output
 
 
+@pytest.mark.parametrize("given", [(), ("--stdin", "--json")])
+def test_a_reply_that_refuses_our_envelope_sender_is_about_us(given):
+    reply = "550 5.1.1 <probe@example.net>: no such user"
+    asked = {"input": json.dumps({"reply": reply})} if given else {}
+    arguments = (*given, "--sender", "probe@example.net") + (() if given else ("--json", reply))
+    assert json.loads(CliRunner().invoke(command, arguments, **asked).stdout)["reason"] == "sender_blocked"
+
+
 def test_for_programs_it_is_one_object_a_reply():
     result = run("--json", "550 5.1.1 User unknown", "250 Ok")
     first, second = map(json.loads, result.output.splitlines())
@@ -128,7 +136,7 @@ def test_each_answer_is_written_before_the_next_line_is_read(monkeypatch):
     monkeypatch.setattr("sys.stdin", type("In", (), {"buffer": Interactive()}))
     monkeypatch.setattr("sys.stdout", type("Out", (), {"buffer": Out()}))
     with pytest.raises(SystemExit) as ended:
-        command.callback(replies=(), from_stdin=True, stage=None, list_rules=False, as_json=True)
+        command.callback(replies=(), from_stdin=True, stage=None, sender="", list_rules=False, as_json=True)
     assert ended.value.code == 0
 
 
@@ -168,4 +176,4 @@ def test_the_page_of_rules_is_the_one_in_the_documentation():
 def test_standard_input_that_is_closed_is_told(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UserError, match="standard input is closed"):
-        command.callback((), from_stdin=True, stage=None, list_rules=False, as_json=False)
+        command.callback(replies=(), from_stdin=True, stage=None, sender="", list_rules=False, as_json=False)
