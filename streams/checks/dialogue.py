@@ -246,10 +246,9 @@ class Prober:
         if self._pool.blocked(queue.provider):
             return False
         one_domain, room = connection.policy.domains_per_transaction == 1, connection.room
-        last_room = connection.last_room
-        parting = 0 < last_room <= queue.size - connection.policy.min_errors_left
-        if parting:
-            room = last_room
+        last = connection.last_room
+        if parting := not connection.leaving and 0 < last <= _beyond(queue, connection):
+            room = last
         chunk = queue.take(room, hosts, connection.key[0], one_domain=one_domain)
         if not chunk:
             return False
@@ -265,11 +264,15 @@ class Prober:
             unsupported = Heard(connection, now).probe(Stage.MAIL, failure=Failure.UTF8_UNSUPPORTED)
             self._refuse(queue, chunk, unsupported)
             return True
+        full = len(chunk) == room  # with fewer it has more before it, whoever comes for that
+        parting = (parting and full) or connection.leaving
+        leaving = full and not parting and _is_last_but_one(queue, connection, room)
         try:
             answers = await connection.ask(
                 [job.address for job in chunk],
                 smtputf8=chunk[0].smtputf8,
-                parting=parting and len(chunk) == room,  # with fewer it has more before it, whoever comes for that
+                parting=parting,
+                leaving=leaving,
                 on_parted=partial(self._parted, shift),
             )
             self._settle(queue, Heard(connection, self._clock()), chunk, answers, used=used)
@@ -277,10 +280,10 @@ class Prober:
             queue.add(reversed(chunk), front=True)
             raise
         self._staff(queue)  # the provider may have earned one session more
-        return answers.ended is None and connection.room > 0 and not self._overstaffed(queue)
+        return answers.ended is None and connection.room > 0 and (shift.parting or not self._overstaffed(queue))
 
     def _parted(self, shift: Shift) -> None:
-        """All is written, and the place of the session is free: whoever is next may begin."""
+        """The place of the session is free, since all is written or will be in time: whoever is next may begin."""
         shift.part()
         self._staff(shift.queue)
 
@@ -446,6 +449,16 @@ class Prober:
             else:
                 queued_ms, smtp_ms = job.times(now)
                 job.settle(probe._replace(queued_ms=queued_ms, smtp_ms=smtp_ms))
+
+
+def _beyond(queue: ProviderQueue, connection: AsyncSMTPConnection) -> int:
+    """Those who wait beside whom the session in place of this one is worth its dial for."""
+    return queue.size - connection.policy.min_errors_left
+
+
+def _is_last_but_one(queue: ProviderQueue, connection: AsyncSMTPConnection, recipients: int) -> bool:
+    others = _beyond(queue, connection)
+    return others > 0 and 0 < connection.last_room_after(recipients) <= others
 
 
 def _late(provider: str, timeout: float) -> Probe:

@@ -49,7 +49,7 @@ TRANSITIONS: Mapping[Life, Mapping[Life, str]] = MappingProxyType(
         Life.BUSY: MappingProxyType(
             {
                 Life.IDLE: "given back",
-                Life.DRAINING: "stalled, spent or too old; or its last recipients were asked for",
+                Life.DRAINING: "stalled, spent or too old; or its last recipients are asked for, now or next",
                 Life.BROKEN: "closed, silent or out of step",
             }
         ),
@@ -196,7 +196,7 @@ COUNTERS: Mapping[str, str] = MappingProxyType(
         "dials_failed": "of them, those that no host answered well",
         "dials_spared": "hosts that were not dialled because their breaker was open",
         "drained": "sessions that we ended",
-        "parted": "of them, those that wrote QUIT with their last recipients and gave their place away at once",
+        "parted": "of them, those that gave their place away before their last replies had come",
         "broken": "sessions that the server or the network ended",
         "checks": "health checks begun: NOOP on idle sessions, dials of hosts that were left alone",
     }

@@ -144,13 +144,36 @@ AS_A_RULE = 1 / 64
 
 
 class Latency:
-    """How long a provider takes to its first reply, of late and as a rule; seconds."""
+    """How long a provider takes to its first reply, of late and as a rule, and to the last of a write; seconds."""
 
-    __slots__ = ("late", "rule")
+    __slots__ = ("late", "round_trip", "rule", "whole")
 
     def __init__(self) -> None:
         self.late: float | None = None
         self.rule = 0.0
+        self.whole: float | None = None
+        """Never less than the last write took, since a mean would be too short every other time."""
+        self.round_trip = float("inf")
+        """The quickest step of a dial, of late: hardly ever too short, but for the nearest of several hosts."""
+
+    @property
+    def leave_s(self) -> float:
+        """When the place of a session that has one more write before it can go to another, from the write before on.
+
+        The next session is with the server when its handshake is over, one and a half round trips from there; QUIT
+        will be half a round trip after the last reply, and half a round trip before that.
+        """
+        return float("inf") if self.whole is None else self.whole - self.round_trip / 2
+
+    def dialled(self, seconds: float) -> None:
+        """Note how long the quickest step of a dial took."""
+        longer = seconds > self.round_trip
+        self.round_trip = self.round_trip + (seconds - self.round_trip) * AS_A_RULE if longer else seconds
+
+    def answered(self, seconds: float) -> None:
+        """Note when the last reply to a write had come."""
+        before = seconds if self.whole is None else self.whole
+        self.whole = max(seconds, before + (seconds - before) * OF_LATE)
 
     def slow(self, seconds: float) -> bool:
         """Note one reply; true when the provider is much slower of late than as a rule."""

@@ -60,8 +60,9 @@ class ProviderPolicy:
 
     parting: bool = True
     """With what are likely a session's last recipients QUIT is written, where others wait (RFC 2920 section 3.1),
-    and the next is dialled while the replies are under way: when its handshake is over the server has read
-    QUIT. No more than half the sessions part at a time, and none where a server once lost replies by it."""
+    and the next is dialled while the replies are under way, or, where a write is likely the last but one, half a round
+    trip before it is answered: when that handshake is over the server has read QUIT. No more than half the sessions
+    part at a time, and none where a server once lost replies by it."""
 
     nonmail_budget: int = 8
     """RSET and NOOP of a session: Exim closes at the 11th (smtp_accept_max_nonmail), Postfix delays at the 101st."""
@@ -460,13 +461,29 @@ def last_room(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int:
     those before it. Where few are missing a session lasts long, and there is nothing to be won; nor where a write may
     not hold so many (a server that stalls), since most of the budget would be thrown away.
     """
-    left = errors_left(policy, usage, learned)
-    if not left or not learned.recent_answers or not policy.parting or learned.parts_badly:
+    left, p = errors_left(policy, usage, learned), _missing(learned)
+    if not left or not policy.parting or learned.parts_badly:
         return 0
-    p = learned.recent_refusals / learned.recent_answers
     if p <= FEW or left * (1 - p) > policy.min_errors_left:
         return 0
     return left - 1 if left <= chunk_size(policy, usage, learned) + 1 else 0
+
+
+def last_room_after(policy: ProviderPolicy, usage: Usage, learned: Learned, recipients: int) -> int:
+    """What :func:`last_room` is likely to be after so many recipients more; 0, too, where the session is spent then."""
+    errors = usage.errors + round(recipients * _missing(learned))
+    return last_room(policy, Usage(errors, usage.nonmail, usage.recipients + recipients), learned)
+
+
+def final_room(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int:
+    """Recipients that a session may be asked together with QUIT though it could be of more use; 0: none any more."""
+    left = errors_left(policy, usage, learned) or 0
+    return min(max(0, left - 1), chunk_size(policy, usage, learned))
+
+
+def _missing(learned: Learned) -> float:
+    """The part of recipients that were refused of late."""
+    return learned.recent_refusals / learned.recent_answers if learned.recent_answers else 0.0
 
 
 def may_check(policy: ProviderPolicy, usage: Usage) -> bool:

@@ -28,14 +28,17 @@ class AsyncSMTPConnection:
     """A session with one host of one provider, leased by :class:`~streams.smtp._async.pool.AsyncSMTPPool`."""
 
     __slots__ = (
+        "_began",
         "_clock",
         "_first_s",
+        "_greeted",
         "_learned",
         "_link",
         "_pace",
         "_part",
         "_recorder",
         "_stalled",
+        "_whole_s",
         "_window",
         "born",
         "checked_at",
@@ -87,8 +90,11 @@ class AsyncSMTPConnection:
         self._link: AsyncLink | None = None
         self._part: Callable[[AsyncSMTPConnection], bool]
         self._stalled = False
+        self._began = self._greeted = self.born
+        """The dial of its host, and the banner."""
         self._first_s: float | None = None
-        """How long the last ask waited for its first reply."""
+        self._whole_s = 0.0
+        """How long the last ask waited for its first reply, and for the last."""
         self._window = window or ErrorWindow()
         self._pace = pace or Pace(policy)
 
@@ -113,6 +119,8 @@ class AsyncSMTPConnection:
         """Recipients that one :meth:`ask` will put to the server; 0: take another session."""
         if self.session.over or self._stalled:
             return 0
+        if self.state is Life.DRAINING:
+            return rules.final_room(self.policy, self.session.usage, self._learned)
         return rules.chunk_size(self.policy, self.session.usage, self._learned)
 
     @property
@@ -121,6 +129,17 @@ class AsyncSMTPConnection:
         if self.session.over or self._stalled or not self._pipelines:
             return 0
         return rules.last_room(self.policy, self.session.usage, self._learned)
+
+    def last_room_after(self, recipients: int) -> int:
+        """The same as is to be expected after so many more."""
+        if self.session.over or self._stalled or not self._pipelines:
+            return 0
+        return rules.last_room_after(self.policy, self.session.usage, self._learned, recipients)
+
+    @property
+    def leaving(self) -> bool:
+        """Its place is given away before its last write."""
+        return self.state is Life.DRAINING and not self.session.over
 
     @property
     def _pipelines(self) -> bool:
@@ -135,6 +154,7 @@ class AsyncSMTPConnection:
         smtputf8: bool = False,
         fresh: bool = False,
         parting: bool = False,
+        leaving: bool = False,
         on_parted: Callable[[], None] = _tell_nobody,
         timeout: float | None = None,
     ) -> Answers:
@@ -142,14 +162,18 @@ class AsyncSMTPConnection:
 
         Goes on with the open transaction where it can; ``fresh`` begins a new one. With PIPELINING all is one write.
         ``parting``: these are its last, and its place goes to others as soon as they are written, and ``on_parted`` is
-        called; where that can't be done, it stays. ``timeout`` bounds the whole in seconds; silence is bounded by the
-        policy anyhow. Never raises for what the server does: see :class:`~streams.smtp.exchange.Answers`.
+        called; where that can't be done, it stays. ``leaving``: the next will be its last; place and call go before
+        these are answered, when the next session's handshake will end after its QUIT, as far as the provider's times
+        tell. ``timeout`` bounds the whole in seconds; silence is bounded by the policy anyhow. Never raises for what
+        the server does: see :class:`~streams.smtp.exchange.Answers`.
 
         :raises LocalProtocolError: an address that must not be written, SMTPUTF8 where the server has it not, or
             another ask under way; nothing was written.
         """
         deadline = self._clock() + (timeout if timeout is not None else float("inf"))
-        answers = await self._exchange(recipients, smtputf8, fresh, deadline, parting=parting, on_parted=on_parted)
+        answers = await self._exchange(
+            recipients, smtputf8, fresh, deadline, parting=parting, leaving=leaving, on_parted=on_parted
+        )
         if self._must_encrypt(answers):
             self._learned.wants_tls.add(self.key)
             if self.session.parting:
@@ -169,6 +193,7 @@ class AsyncSMTPConnection:
         deadline: float,
         *,
         parting: bool = False,
+        leaving: bool = False,
         on_parted: Callable[[], None] = _tell_nobody,
     ) -> Answers:
         link = self._open_link()
@@ -196,33 +221,47 @@ class AsyncSMTPConnection:
         if not self.alive():
             return self._nothing(len(recipients))
         self._first_s = None
-        if parts := parting and exchange.may_part and self._part(self):
+        left = self.leaving
+        parts = parting and exchange.may_part and (left or self._part(self))
+        if parts:
             exchange.part()
+        may_leave = leaving and exchange.may_part and not (parts or left or self._pace.recipients.rate)
+        leave_s = self._pace.latency.leave_s if may_leave else float("inf")
         while data := exchange.data_to_send():
             link.write(data)
-            if parts:
+            if parts and not left:
                 on_parted()
-            await self._hear(exchange, link, deadline)
+            await self._hear(exchange, link, deadline, leave_s, on_parted)
             await self._overhear(exchange, link, deadline)
         self._account(exchange)
         return exchange.answers()
 
-    async def _hear(self, exchange: Exchange, link: AsyncLink, deadline: float) -> None:
-        """Read until every command is answered, or the session has ended."""
+    async def _hear(
+        self, exchange: Exchange, link: AsyncLink, deadline: float, leave_s: float, on_parted: Callable[[], None]
+    ) -> None:
+        """Read until every command is answered, or the session has ended; give its place away after ``leave_s``."""
         began = silent_since = self._clock()
+        leave_at = began + leave_s
         heard = -1
         while exchange.waiting:
             now = self._clock()
+            if now >= leave_at:
+                leave_at = float("inf")
+                if self._part(self):
+                    on_parted()
             if self.session.in_flight != heard:
                 silent_since, heard = now, self.session.in_flight
             stall = exchange.heard > 0
             patience = self.policy.stall_s if stall else self.policy.command_timeout_s
+            until = min(silent_since + patience, deadline)
             try:
-                exchange.receive(await link.read(max(0.0, min(silent_since + patience, deadline) - now)))
+                exchange.receive(await link.read(max(0.0, min(until, leave_at) - now)))
+                self._whole_s = self._clock() - began
                 if self._first_s is None:
-                    self._first_s = self._clock() - began
+                    self._first_s = self._whole_s
             except TimeoutError:
-                self._silence(exchange, stalled=stall and self._clock() < deadline)
+                if until <= leave_at:
+                    self._silence(exchange, stalled=stall and self._clock() < deadline)
 
     async def _overhear(self, exchange: Exchange, link: AsyncLink, deadline: float) -> None:
         """Take what was said unasked before it passes for the answer to the next write."""
@@ -270,7 +309,10 @@ class AsyncSMTPConnection:
 
     def _is_slow(self, exchange: Exchange) -> bool:
         """Only MAIL and RSET tell: many a server holds back what it says of a recipient that it does not know."""
-        return self._first_s is not None and exchange.opens and self._pace.latency.slow(self._first_s)
+        if self._first_s is None or not exchange.opens:
+            return False
+        self._pace.latency.answered(self._whole_s)
+        return self._pace.latency.slow(self._first_s)
 
     def _silence(self, exchange: Exchange, *, stalled: bool) -> None:
         if stalled:
@@ -335,12 +377,14 @@ class AsyncSMTPConnection:
     def dialling(self, host: Host) -> None:
         """The dial goes to ``host`` now; it may be the second one, or the same again."""
         self.host, self.key = host, (host.address, host.port)
+        self._began = self._greeted = self._clock()
         if self.state is not Life.DIALLING:
             self.move(Life.DIALLING, "next host")
 
     def greeted(self) -> None:
         """The banner has come."""
         self.move(Life.GREETING, "banner")
+        self._greeted = self._clock()
 
     def opened(
         self,
@@ -359,6 +403,10 @@ class AsyncSMTPConnection:
 
         link.watch(on_activity)
         self.move(Life.READY, "ehlo")
+        # The server has a client from the third packet of the handshake: its banner is two round trips from the first.
+        round_trip = min((self._greeted - self._began) / 2, self._clock() - self._greeted)
+        with self._recorder.lock:
+            self._pace.latency.dialled(round_trip)
 
     def alive(self) -> bool:
         """True unless the server has closed the session, or spoken, while nobody asked."""
@@ -379,7 +427,7 @@ class AsyncSMTPConnection:
             return Life.BROKEN, "cancelled"
         if not self.alive():
             return Life.BROKEN, str(self.session.ended)
-        if self.session.parting:
+        if self.session.parting or self.leaving:
             return Life.DRAINING, "last recipients"
         cause = rules.may_reuse(
             self.policy,

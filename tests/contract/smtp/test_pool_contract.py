@@ -378,6 +378,33 @@ async def test_tls_where_the_server_insists_and_quit_was_said(make_pool, serve, 
         assert codes(await connection.ask(["a@x.test"], parting=True)) == [250]
 
 
+async def test_a_place_is_given_away_before_the_last_write(make_pool, serve, until):
+    server = await serve()
+    pool, loop, left = make_pool(sessions=1), asyncio.get_running_loop(), asyncio.Event()
+
+    async def when_left(command: str) -> bytes:
+        await left.wait()
+        return b"250 2.1.0 ok\r\n"
+
+    async with pool.lease("p", [server.host], timeout=10) as connection:
+        await connection.ask(["a@x.test"])
+        server.respond = lambda c: when_left(c) if c[:4] == "MAIL" else None
+        answers = await connection.ask(
+            ["b@x.test"], fresh=True, leaving=True, on_parted=lambda: loop.call_soon_threadsafe(left.set)
+        )
+        assert codes(answers) == [250]
+        assert connection.leaving
+        async with pool.lease("p", [server.host], timeout=10) as other:
+            server.respond = lambda c: asyncio.sleep(0.3, b"250 2.1.0 ok\r\n") if c[:4] == "MAIL" else None
+            assert codes(await other.ask(["d@x.test"], leaving=True)) == [250]
+            assert not other.leaving, "half of them, the only one, does already"
+            assert codes(await connection.ask(["c@x.test"], parting=True)) == [250]
+            assert connection.last_room_after(1) == 0
+        assert server.connections == 2
+    await until(lambda: server.heard.count("QUIT") == 1)
+    assert pool.snapshot().counters["parted"] == 1
+
+
 async def test_tls_never(make_pool, serve, server_tls):
     server = await serve(ehlo=TLS_EHLO, tls=server_tls)
     server.respond = insists(server)

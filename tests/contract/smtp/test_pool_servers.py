@@ -80,9 +80,10 @@ async def test_sessions_that_part_hear_all_the_same(make_pool, open_host):
         while waiting := [each for each in people if each not in found]:
             async with pool.lease("p", [mx.host], timeout=10) as connection:
                 while waiting and connection.room:
-                    last = connection.last_room
+                    last = connection.room if connection.leaving else connection.last_room
                     chunk = waiting[: last or connection.room]
-                    answers = await connection.ask(chunk, parting=last > 0)
+                    leaving = connection.last_room_after(len(chunk)) > 0
+                    answers = await connection.ask(chunk, parting=last > 0, leaving=leaving)
                     assert (answers.ended, answers.mail, None in answers.replies) == (None, None, False), answers
                     found |= {each: reply.code for each, reply in zip(chunk, answers.replies, strict=True)}
                     waiting = waiting[len(chunk) :]

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -53,6 +54,10 @@ class FakeConnection:
     uses: int = 1
     capabilities: Capabilities = field(default_factory=Capabilities)
     last_room: int = 0
+    leaving: bool = False
+
+    def last_room_after(self, recipients: int) -> int:
+        return 0
 
     @property
     def key(self) -> tuple[str, int]:
@@ -673,6 +678,48 @@ def test_the_next_session_is_dialled_while_the_last_one_hears_its_replies() -> N
         return took
 
     assert run(seconds(parting=True)) < 0.8 * run(seconds(parting=False)), "a round trip a session"
+
+
+@pytest.mark.parametrize("takes_s", [0.0, 0.05, 1.0], ids=lambda seconds: f"it takes {seconds} s")
+def test_by_the_count_of_the_server_there_are_never_more_sessions_than_may_be(takes_s: float) -> None:
+    """It has a client from the third packet of the handshake, one and a half round trips after the first, until it
+    reads QUIT; half a round trip after that was written."""
+    changes: list[tuple[float, int]] = []
+    delay, sessions = 0.1, 4
+
+    class Timed(FakeLink):
+        def write(self, data: bytes) -> None:
+            self.heard_quit(data)
+            super().write(data)
+
+        def send(self, data: bytes, delay: float = 0.0) -> None:
+            super().send(data, delay + takes_s)
+
+        def close(self, farewell: bytes = b"") -> None:
+            self.heard_quit(farewell)
+            super().close(farewell)
+
+        def heard_quit(self, data: bytes) -> None:
+            if b"QUIT" in data:
+                changes.append((round(asyncio.get_running_loop().time() + delay / 2, 6), -1))
+
+    async def handshake(host: Host) -> None:
+        changes.append((round(asyncio.get_running_loop().time() + 1.5 * delay, 6), 1))
+        await asyncio.sleep(delay)  # with the two of the network: SYN, banner, EHLO
+
+    async def main() -> None:
+        net = FakeNet(half_missing, delay=delay, link=Timed, before=handshake)
+        pool = pool_on(net, sessions=sessions)
+        probes = await Prober(pool, clock=asyncio.get_running_loop().time).ask(
+            route(), "p", prepare(*half(600)), timeout=60
+        )
+        assert codes(probes) == [250, 550] * 300
+        assert max(accumulate(change for _, change in sorted(changes))) == sessions
+        left = [data for link in net.links for data in link.written if b"QUIT" in data]
+        assert len(left) > len(net.links) / 2
+        await pool.close()
+
+    run(main())
 
 
 def test_what_a_parting_session_lost_is_asked_again_and_nobody_parts_any_more() -> None:

@@ -18,7 +18,9 @@ from streams.smtp.policy import (
     Usage,
     chunk_size,
     errors_left,
+    final_room,
     last_room,
+    last_room_after,
     likely_within,
     max_age,
     may_reuse,
@@ -245,11 +247,38 @@ def test_what_a_session_may_part_with(refused, errors, room):
 )
 def test_when_nobody_parts(fields, learned):
     assert last_room(ProviderPolicy(**fields), Usage(errors=5), learned) == 0
+    assert last_room_after(ProviderPolicy(**fields), Usage(), learned, 5) == 0
+
+
+@pytest.mark.parametrize(
+    ("refused", "errors", "recipients", "room"),
+    [
+        (0.5, 0, 10, 4),
+        (0.5, 0, 4, 0),
+        (0.5, 3, 6, 3),
+        (0.5, 5, 5, 2),
+        (0.5, 6, 4, 0),
+        (0.2, 0, 10, 0),
+        (1.0, 0, 10, 0),
+        (0.8, 0, 5, 5),
+    ],
+)
+def test_what_a_session_is_likely_to_part_with_after_its_next_recipients(refused, errors, recipients, room):
+    learned = Learned()
+    learned.counted(100, int(100 * refused))
+    assert last_room_after(POLICY, Usage(errors=errors), learned, recipients) == room
+
+
+@pytest.mark.parametrize(("errors", "room"), [(0, 9), (5, 4), (7, 2), (8, 0), (10, 0), (12, 0)])
+def test_what_a_session_is_asked_that_has_given_its_place_away(errors, room):
+    assert final_room(POLICY, Usage(errors=errors), Learned()) == room
+    assert final_room(POLICY, Usage(errors=errors), Learned(batch=1)) == min(1, room)
 
 
 @given(usages, answered)
 def test_whoever_parts_has_a_refusal_to_spare(usage, refused):
     learned = heard(refused)
+    assert final_room(POLICY, usage, learned) <= max(0, POLICY.error_budget - usage.errors - 1)
     assert last_room(POLICY, usage, learned) <= max(0, POLICY.error_budget - usage.errors - 1)
     assert last_room(POLICY, usage, learned) <= chunk_size(POLICY, usage, learned)
 

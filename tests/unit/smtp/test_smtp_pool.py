@@ -61,6 +61,7 @@ CALLS = st.lists(
             "hold": st.floats(0, 1),
             "asks": st.integers(0, 2),
             "parting": st.booleans(),
+            "leaving": st.booleans(),
             "cancel": st.none() | st.floats(0, 2),
         }
     ),
@@ -103,14 +104,18 @@ def test_whatever_happens_nothing_leaks(calls, replies, down, hangs, sessions, t
             max_uses=3,
         )
 
-        async def call(at, provider, hosts, timeout, hold, asks, parting, cancel) -> None:  # noqa: PLR0917
+        async def call(at, provider, hosts, timeout, hold, asks, parting, leaving, cancel) -> None:  # noqa: PLR0917
             await asyncio.sleep(at)
             try:
                 async with pool.lease(provider, hosts, timeout=timeout) as connection:
                     assert connection.state is Life.BUSY
                     assert connection.host in hosts
                     for number in range(asks):
-                        answers = await connection.ask([f"u{number}@x.test", "v@x.test"], parting=parting)
+                        answers = await connection.ask(
+                            [f"u{number}@x.test", "v@x.test"],
+                            parting=parting and (number > 0 or not leaving),
+                            leaving=leaving,
+                        )
                         assert len(answers.replies) == 2
                     await asyncio.sleep(hold)
             except SMTPError:
@@ -172,6 +177,89 @@ def test_whoever_parts_gives_its_place_away_before_it_is_answered():
         assert pool.snapshot().counters["parted"] == 1
         await pool.close()
         assert pool._ledger.open == 0
+
+    run(main())
+
+
+def test_whoever_leaves_gives_its_place_away_half_a_round_trip_before_it_is_answered():
+    async def main() -> None:
+        net, told = FakeNet(half_missing), []
+        net.before = lambda _: asyncio.sleep(net.delay)  # the banner is two round trips from SYN
+        pool = pool_on(net, sessions=1)
+        now = asyncio.get_running_loop().time
+
+        async def next_one() -> float:
+            async with pool.lease("p", HOSTS, timeout=5):
+                return now()
+
+        async with pool.lease("p", HOSTS, timeout=5) as connection:
+            await connection.ask(half(2))
+            other = asyncio.create_task(next_one())
+            began = now()
+            await connection.ask(half(8), leaving=True, on_parted=lambda: told.append(now()))
+            assert told == [pytest.approx(began + net.delay / 2)]
+            assert (connection.leaving, connection.state, connection.room) == (True, Life.DRAINING, 4)
+            answers = await connection.ask(half(4), parting=True, on_parted=lambda: told.append(now()))
+            assert [reply and reply.code for reply in answers.replies] == [250, 550, 250, 550]
+            assert (answers.ended, connection.room, connection.leaving) == (None, 0, False)
+        assert await other == pytest.approx(began + net.delay / 2 + 3 * net.delay)
+        assert len(told) == 1
+        assert net.links[0].written[-1].endswith(b"QUIT\r\n")
+        assert (net.links[0].closed, net.links[0].farewell) == (True, b"")
+        assert pool.snapshot().counters["parted"] == 1
+        await pool.close()
+        assert pool._ledger.open == 0
+
+    run(main())
+
+
+def test_whoever_left_and_has_nobody_to_ask_says_quit():
+    async def main() -> None:
+        net = FakeNet(half_missing)
+        pool = pool_on(net, sessions=1)
+        async with pool.lease("p", HOSTS, timeout=5) as connection:
+            await connection.ask(half(2))
+            await connection.ask(half(8), leaving=True)
+        assert (net.links[0].closed, net.links[0].farewell) == (True, b"QUIT\r\n")
+        counters = pool.snapshot().counters
+        assert (pool.snapshot().open, counters["parted"], counters["drained"]) == (0, 1, 1)
+        assert pool._ledger.accounts == {}
+        await pool.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("known", "faster", "fields"),
+    [(0, 1, {}), (2, 4, {}), (2, 1, {"recipients_per_s": 1e6})],
+    ids=["nothing is known of its time", "it answers sooner than it did", "the last write may have to wait"],
+)
+def test_when_nobody_leaves(known, faster, fields):
+    async def main() -> None:
+        net, told = FakeNet(half_missing), []
+        pool = pool_on(net, sessions=1, **fields)
+        async with pool.lease("p", HOSTS, timeout=5) as connection:
+            if known:
+                await connection.ask(half(known))
+                net.links[0].delay /= faster
+            await connection.ask(half(8), leaving=True, on_parted=lambda: told.append(connection))
+            assert (told, connection.leaving, connection.state) == ([], False, Life.BUSY)
+        await pool.close()
+
+    run(main())
+
+
+def test_where_half_of_the_sessions_part_nobody_leaves():
+    async def main() -> None:
+        told = []
+        pool = pool_on(FakeNet(half_missing), sessions=1)
+        async with pool.lease("p", HOSTS, timeout=5) as first:
+            await first.ask(half(2), parting=True)
+            async with pool.lease("p", HOSTS, timeout=5) as second:
+                answers = await second.ask(half(8), leaving=True, on_parted=lambda: told.append(second))
+                assert None not in answers.replies
+                assert (told, second.leaving, second.state) == ([], False, Life.BUSY)
+        await pool.close()
 
     run(main())
 
@@ -259,7 +347,9 @@ def test_without_pipelining_nobody_parts():
             await connection.ask(half(10), parting=True)
             assert connection.state is Life.BUSY
             assert connection.room
-            assert connection.last_room == 0
+            assert (connection.last_room, connection.last_room_after(5)) == (0, 0)
+            await connection.ask(half(2), leaving=True)
+            assert connection.state is Life.BUSY
         assert not any(b"QUIT" in data for data in net.links[0].written)
         await pool.close()
 

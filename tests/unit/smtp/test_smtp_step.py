@@ -140,6 +140,23 @@ def test_late_answers_make_writes_smaller_within_bounds():
 # Slow replies
 
 
+def test_a_place_is_given_away_half_a_round_trip_before_the_last_reply_is_due():
+    latency = Latency()
+    latency.dialled(0.3)
+    latency.dialled(0.1)
+    assert latency.leave_s == float("inf")
+    latency.answered(0.1)
+    assert latency.leave_s == pytest.approx(0.05)
+    latency.answered(0.5)  # some recipient took its time
+    assert latency.leave_s == pytest.approx(0.45)
+    for _ in range(50):
+        latency.answered(0.1)
+    assert latency.leave_s == pytest.approx(0.05, abs=1e-6)
+    for _ in range(500):
+        latency.dialled(0.2)
+    assert latency.leave_s == pytest.approx(0, abs=1e-3)
+
+
 def test_what_is_always_slow_is_not_slower():
     latency = Latency()
     assert not any(latency.slow(20.0) for _ in range(50))
