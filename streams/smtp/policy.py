@@ -477,8 +477,8 @@ def last_room_after(policy: ProviderPolicy, usage: Usage, learned: Learned, reci
 
 def final_room(policy: ProviderPolicy, usage: Usage, learned: Learned) -> int:
     """Recipients that a session may be asked together with QUIT though it could be of more use; 0: none any more."""
-    left = errors_left(policy, usage, learned) or 0
-    return min(max(0, left - 1), chunk_size(policy, usage, learned))
+    left = errors_left(policy, usage, learned)
+    return min(left - 1, chunk_size(policy, usage, learned)) if left and not learned.parts_badly else 0
 
 
 def _missing(learned: Learned) -> float:

@@ -122,7 +122,7 @@ class SMTPConnection:
         if self.session.over or self._stalled:
             return 0
         if self.state is Life.DRAINING:
-            return rules.final_room(self.policy, self.session.usage, self._learned)
+            return rules.final_room(self.policy, self.session.usage, self._learned) if self._may_leave else 0
         return rules.chunk_size(self.policy, self.session.usage, self._learned)
 
     @property
@@ -142,6 +142,12 @@ class SMTPConnection:
     def leaving(self) -> bool:
         """Its place is given away before its last write."""
         return self.state is Life.DRAINING and not self.session.over
+
+    @property
+    def _may_leave(self) -> bool:
+        """Nothing will keep it from its last write, and QUIT goes with that."""
+        waits = self._pace.recipients.rate or self._clock() < self._learned.listen_until
+        return self._pipelines and not waits
 
     @property
     def _pipelines(self) -> bool:
@@ -227,7 +233,7 @@ class SMTPConnection:
         parts = parting and exchange.may_part and (left or self._part(self))
         if parts:
             exchange.part()
-        may_leave = leaving and exchange.may_part and not (parts or left or self._pace.recipients.rate)
+        may_leave = leaving and self._may_leave and not (parts or left)
         leave_s = self._pace.latency.leave_s if may_leave else float("inf")
         while data := exchange.data_to_send():
             link.write(data)

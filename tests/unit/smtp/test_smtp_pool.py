@@ -213,6 +213,34 @@ def test_whoever_leaves_gives_its_place_away_half_a_round_trip_before_it_is_answ
     run(main())
 
 
+@pytest.mark.parametrize(
+    "lesson",
+    [
+        lambda account: setattr(account.learned, "stepwise_until", float("inf")),
+        lambda account: setattr(account.learned, "listen_until", float("inf")),
+        lambda account: setattr(account.learned, "parts_badly", True),
+        lambda account: account.pace.recipients.complained(account.pace.latency.whole + 1000),
+    ],
+    ids=["one at a time", "a reply too many", "replies are lost by QUIT", "too fast"],
+)
+def test_whoever_left_asks_nobody_any_more_where_others_learn_that_it_would_last(lesson):
+    """Its place is taken: at the server it is one too many for as long as it waits."""
+
+    async def main() -> None:
+        net = FakeNet(half_missing)
+        net.before = lambda _: asyncio.sleep(net.delay)  # the banner is two round trips from SYN
+        pool = pool_on(net, sessions=1)
+        async with pool.lease("p", HOSTS, timeout=5) as connection:
+            await connection.ask(half(2))
+            await connection.ask(half(8), leaving=True)
+            assert (connection.leaving, connection.room) == (True, 4)
+            lesson(pool._ledger.accounts["p", ""])
+            assert connection.room == 0
+        await pool.close()
+
+    run(main())
+
+
 def test_whoever_left_and_has_nobody_to_ask_says_quit():
     async def main() -> None:
         net = FakeNet(half_missing)
