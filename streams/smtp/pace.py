@@ -161,9 +161,13 @@ class Latency:
         """When the place of a session that has one more write before it can go to another, from the write before on.
 
         The next session is with the server when its handshake is over, one and a half round trips from there; QUIT
-        will be half a round trip after the last reply, and half a round trip before that.
+        will be half a round trip after the last reply, and half a round trip before that. But the server reads it when
+        it is done with the recipients before it, which take as long as these: where that is more than half a round
+        trip, these are answered first, and nobody leaves.
         """
-        return float("inf") if self.whole is None else self.whole - self.round_trip / 2
+        if self.whole is None:
+            return float("inf")
+        return self.whole + max(0.0, self.whole - self.round_trip) - self.round_trip / 2
 
     def dialled(self, seconds: float) -> None:
         """Note how long the quickest step of a dial took."""

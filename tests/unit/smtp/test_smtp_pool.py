@@ -244,6 +244,7 @@ def test_whoever_left_asks_nobody_any_more_where_others_learn_that_it_would_last
 def test_whoever_left_and_has_nobody_to_ask_says_quit():
     async def main() -> None:
         net = FakeNet(half_missing)
+        net.before = lambda _: asyncio.sleep(net.delay)
         pool = pool_on(net, sessions=1)
         async with pool.lease("p", HOSTS, timeout=5) as connection:
             await connection.ask(half(2))

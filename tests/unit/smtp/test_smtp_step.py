@@ -147,8 +147,10 @@ def test_a_place_is_given_away_half_a_round_trip_before_the_last_reply_is_due():
     assert latency.leave_s == float("inf")
     latency.answered(0.1)
     assert latency.leave_s == pytest.approx(0.05)
-    latency.answered(0.5)  # some recipient took its time
-    assert latency.leave_s == pytest.approx(0.45)
+    latency.answered(0.12)  # so will the last ones take 20 ms
+    assert latency.leave_s == pytest.approx(0.09)
+    latency.answered(0.5)  # some recipient took its time: it is answered before, and nobody leaves
+    assert latency.leave_s == pytest.approx(0.85)
     for _ in range(50):
         latency.answered(0.1)
     assert latency.leave_s == pytest.approx(0.05, abs=1e-6)
