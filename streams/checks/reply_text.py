@@ -164,9 +164,9 @@ def _without_addresses(line: str, asked: str, sender: str) -> str:
     short = line.replace(f"<{asked}>", "<@>") if asked else line
     if short.count("@") == short.count("<@>"):
         return short
-    if not sender or sender == asked:
-        return _ADDRESS.sub("@", short)
     ours = sender.lower()
+    if not ours or ours == asked.lower():
+        return _ADDRESS.sub("@", short)
     return _ADDRESS.sub(lambda found: OUR_SENDER if found[0].lower().rstrip(".") == ours else "@", short)
 
 

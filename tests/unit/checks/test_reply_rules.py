@@ -124,6 +124,28 @@ def test_what_is_said_of_our_envelope_sender_is_about_us(text):
     assert match(parse_reply(both), Stage.RCPT, them, us).reason is Reason.MAILBOX_NOT_FOUND
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "550 Message from <{us}>: Invalid recipient <{them}>",
+        "550 5.1.1 from={us}, unknown user {them}",
+        "550 5.1.1 from={us}, unknown user bob",
+        "550 5.1.1 Your message from {us} could not be delivered: user unknown",
+        "550 5.1.1 Mail by {us} was not accepted: mailbox unknown",
+        "550 5.1.1 Unknown user; {us}",
+    ],
+)
+def test_a_reply_that_names_our_envelope_sender_and_speaks_of_the_recipient_is_no_block(text):
+    them, us = "bob@example.com", "probe@mailvet.example"
+    reply = parse_reply(text.format(us=us, them=them))
+    assert match(reply, Stage.RCPT, them, us).reason is Reason.MAILBOX_NOT_FOUND
+
+
+def test_whoever_asks_for_our_envelope_sender_in_other_letters_hears_of_a_mailbox():
+    reply = parse_reply("550 5.1.1 <probe@example.com>: user unknown")
+    assert match(reply, Stage.RCPT, "Probe@example.com", "probe@example.com").reason is Reason.MAILBOX_NOT_FOUND
+
+
 @pytest.mark.parametrize("name", ["spam", "relay", "rbl-1", "greylist", "sender", "quota", "disabled", "policy"])
 @pytest.mark.parametrize(
     "reply",
