@@ -233,11 +233,9 @@ class Prober:
         self._refuse(queue, queue.take_all(visit.hosts), _unreachable(failed, queue.provider))
         return True
 
-    def _report(
-        self, provider: str, domain: str, reply: Reply, stage: Stage, *, way: str, reason: Reason | None = None
-    ) -> None:
-        """Tell the pool of a reply that says that our own address is blocked; ``reason``: what it means, if known."""
-        if (reason or match(reply, stage).reason) is Reason.SENDER_BLOCKED:
+    def _report(self, provider: str, domain: str, reply: Reply, stage: Stage, *, way: str) -> None:
+        """Tell the pool of a reply that says that our own address is blocked; all others will be told the same."""
+        if match(reply, stage).reason is Reason.SENDER_BLOCKED:
             self._pool.report_block(provider, domain, without_addresses(reply), stage, source=way)
 
     async def _converse(self, shift: Shift, hosts: Hosts, connection: AsyncSMTPConnection, *, used: bool) -> bool:
@@ -375,8 +373,9 @@ class Prober:
         queue.refused += not positive
         refused = not positive and reason is Reason.MAILBOX_NOT_FOUND
         if reply.code == 421 or reason in ABOUT_US:
-            self._brake.useless(queue.provider, job.domain, heard.probe(Stage.RCPT, reply))
-            self._report(queue.provider, job.domain, reply, Stage.RCPT, way=heard.connection.way, reason=reason)
+            self._brake.useless(queue.provider, job.domain, heard.probe(Stage.RCPT, reply, meaning=meaning))
+            said = without_addresses(reply, job.address, heard.connection.identity.mail_from)
+            self._report(queue.provider, job.domain, said, Stage.RCPT, way=heard.connection.way)
             heard.service_told = False
         else:
             if not heard.service_told:

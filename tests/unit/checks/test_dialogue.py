@@ -15,6 +15,7 @@ import pytest
 from schemas.vocabulary import Lane, Reason, Stage
 from streams.checks.brake import IN_A_ROW, Brake
 from streams.checks.catch_all import CatchAll, CatchAllMemory, impossible_local
+from streams.checks.classify import meaning
 from streams.checks.dialogue import Prober, kept_for_interactive, lane_sessions
 from streams.checks.evidence import Failure, Prepared, Probe
 from streams.checks.jobs import ProviderQueue, Visit, hosts_of
@@ -308,7 +309,7 @@ async def test_a_reply_to_rcpt_that_is_about_our_envelope_sender_is_no_word_abou
     [probe] = await ask(pool, "user@a.test", catch_all_probe=False)
     assert probe.meaning is not None
     assert probe.meaning.reason is Reason.SENDER_BLOCKED
-    assert pool.blocks == [("a.test", Reply(550, ("5.1.1 <@>: no such user",)), Stage.RCPT)]
+    assert pool.blocks == [("a.test", Reply(550, ("5.1.1 <[@]>: no such user",)), Stage.RCPT)]
 
 
 async def test_hosts_that_can_not_be_reached_are_one_answer_for_all() -> None:
@@ -949,5 +950,25 @@ def test_to_close_while_a_session_parts_leaves_nothing_behind() -> None:
             await pool.close()
             await task
             assert (pool._ledger.open, pool._ledger.accounts) == (0, {})
+
+    run(main())
+
+
+@pytest.mark.parametrize("domains", [1, 12], ids=["one domain is held", "the provider is believed to block us"])
+def test_whoever_is_not_asked_since_our_sender_is_refused_hears_nothing_of_a_mailbox(domains: int) -> None:
+    def refuse_us(command: str) -> bytes:
+        return b"550 5.1.1 <postmaster@probe.test>: no such user\r\n" if command[:4] == "RCPT" else b"250 2.0.0 ok\r\n"
+
+    async def main() -> None:
+        pool = pool_on(FakeNet(refuse_us), sessions=1)
+        prober = Prober(pool, clock=asyncio.get_running_loop().time)
+        for number in range(24):
+            domain = f"d{number % domains}.test"
+            [probe] = await prober.ask(route(), "p", prepare(f"user{number}@{domain}"), timeout=60)
+            found = meaning(probe)
+            assert found is not None
+            assert found.reason is Reason.SENDER_BLOCKED, probe
+        await prober.close()
+        await pool.close()
 
     run(main())
