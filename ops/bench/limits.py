@@ -13,8 +13,10 @@ ALONE = 6
 def limit_rate(rows: BenchList, rtt_s: float, sessions: int) -> float:
     """Addresses a second that ``sessions`` a provider allow a client that costs no CPU.
 
-    Each session asks until its errors are used up, all of it in one write, as if the client knew who is missing; the
-    busiest provider's addresses are the last to be done. Without a round-trip time there is no such limit: infinity.
+    One session comes after the other, and asks until its errors are used up, all of it in one write, as if the client
+    knew who is missing; the busiest provider's addresses are the last to be done. (Ours overlap while they come and go,
+    where the server counts only one of two: decisions 18 and 20.) Without a round-trip time there is no such limit:
+    infinity.
     """
     if not rtt_s:
         return float("inf")
