@@ -164,6 +164,8 @@ def _without_addresses(line: str, asked: str, sender: str) -> str:
     short = line.replace(f"<{asked}>", "<@>") if asked else line
     if short.count("@") == short.count("<@>"):
         return short
+    if asked or sender:
+        short = short.replace(OUR_SENDER, "@")  # in a server's own words it is part of some address
     ours = sender.lower()
     if not ours or ours == asked.lower():
         return _ADDRESS.sub("@", short)

@@ -155,8 +155,12 @@ class Exchange:
         pipelining: bool,
         smtputf8: bool = False,
         fresh: bool = False,
+        room: int | None = None,
     ) -> None:
-        """:raises LocalProtocolError: an address that must not be written; nothing was."""
+        """``room``: recipients that are asked at most; by default as many as the session's budgets allow.
+
+        :raises LocalProtocolError: an address that must not be written; nothing was.
+        """
         self._session = session
         self._sender = sender
         self._recipients = recipients
@@ -169,7 +173,8 @@ class Exchange:
         lines = [rcpt_line(recipient, smtputf8=smtputf8) for recipient in recipients]
         mail = mail_line(sender, smtputf8=smtputf8)
         fresh = fresh or smtputf8 > session.smtputf8
-        steps = _plan(session, recipients, lines, mail, policy=policy, learned=learned, fresh=fresh)
+        room = chunk_size(policy, session.usage, learned) if room is None else room
+        steps = _plan(session, recipients[:room], lines, mail, policy=policy, learned=learned, fresh=fresh)
         self.may_part = pipelining and bool(steps)
         """All is one write, which QUIT may end (RFC 2920 section 3.1)."""
         self._parts = False
@@ -309,13 +314,13 @@ def _plan(
     learned: Learned,
     fresh: bool,
 ) -> list[Step]:
-    """The commands for as many recipients as the session may still be asked."""
+    """The commands for recipients that the session may still be asked for."""
     usage = session.usage
     is_open = session.in_transaction
     count, domains = usage.recipients, set(usage.domains)
     resets = nonmail_left(policy, usage)
     steps: list[Step] = []
-    for index, recipient in enumerate(recipients[: chunk_size(policy, usage, learned)]):
+    for index, recipient in enumerate(recipients):
         domain = recipient.rpartition("@")[2].lower()
         if not is_open or fresh or starts_new_transaction(policy, learned, count, domains, domain):
             if is_open:

@@ -207,7 +207,8 @@ class AsyncSMTPConnection:
             raise LocalProtocolError("another ask is under way on this session")
         if smtputf8 and not link.capabilities.smtputf8:
             raise LocalProtocolError("the server does not offer SMTPUTF8")
-        if not (self.alive() and self.room):
+        room = self.room if self.alive() else 0
+        if not room:
             return self._nothing(len(recipients))
         exchange = Exchange(
             self.session,
@@ -218,6 +219,7 @@ class AsyncSMTPConnection:
             pipelining=self._pipelines,
             smtputf8=smtputf8,
             fresh=fresh,
+            room=room,
         )
         planned = exchange.planned
         if not planned:
@@ -317,7 +319,8 @@ class AsyncSMTPConnection:
         """Only MAIL and RSET tell: many a server holds back what it says of a recipient that it does not know."""
         if self._first_s is None or not exchange.opens:
             return False
-        self._pace.latency.answered(self._whole_s)
+        if exchange.pipelined:
+            self._pace.latency.answered(self._whole_s)
         return self._pace.latency.slow(self._first_s)
 
     def _silence(self, exchange: Exchange, *, stalled: bool) -> None:

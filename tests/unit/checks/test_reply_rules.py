@@ -120,6 +120,9 @@ def test_what_is_said_of_our_envelope_sender_is_about_us(text):
     assert match(parse_reply(text.format(us=us.upper())), Stage.RCPT, them, us).reason is Reason.SENDER_BLOCKED
     assert match(parse_reply(text.format(us=them)), Stage.RCPT, them, us).reason is Reason.MAILBOX_NOT_FOUND
     assert match(parse_reply(text.format(us=us)), Stage.RCPT, us, us).reason is Reason.MAILBOX_NOT_FOUND
+    feigned = parse_reply('550 "a[@] unknown"@example.com: no such user')
+    assert match(feigned, Stage.RCPT, '"a[@] unknown"@example.com', us).reason is Reason.MAILBOX_NOT_FOUND
+    assert match(feigned, Stage.RCPT, '"a[@] unknown"@example.com').reason is Reason.MAILBOX_NOT_FOUND
     both = f"550 5.1.1 <{them}>: no such user, says <{us}>'s guest"
     assert match(parse_reply(both), Stage.RCPT, them, us).reason is Reason.MAILBOX_NOT_FOUND
 
