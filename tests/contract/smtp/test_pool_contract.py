@@ -395,7 +395,7 @@ async def test_a_place_is_given_away_before_the_last_write(make_pool, serve, unt
         assert codes(answers) == [250]
         assert connection.leaving
         async with pool.lease("p", [server.host], timeout=10) as other:
-            server.respond = lambda c: asyncio.sleep(0.3, b"250 2.1.0 ok\r\n") if c[:4] == "MAIL" else None
+            server.respond = lambda c: asyncio.sleep(1.0, b"250 2.1.0 ok\r\n") if c[:4] == "MAIL" else None
             assert codes(await other.ask(["d@x.test"], leaving=True)) == [250]
             assert not other.leaving, "half of them, the only one, does already"
             assert codes(await connection.ask(["c@x.test"], parting=True)) == [250]
