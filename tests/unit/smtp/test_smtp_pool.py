@@ -181,10 +181,17 @@ def test_whoever_parts_gives_its_place_away_before_it_is_answered():
     run(main())
 
 
+def far_away() -> FakeNet:
+    """Its banner is two round trips from SYN, as a real one's. With a sooner one a round trip passes for shorter than
+    it is, and the replies are there before anybody leaves."""
+    net = FakeNet(half_missing)
+    net.before = lambda _: asyncio.sleep(net.delay)
+    return net
+
+
 def test_whoever_leaves_gives_its_place_away_half_a_round_trip_before_it_is_answered():
     async def main() -> None:
-        net, told = FakeNet(half_missing), []
-        net.before = lambda _: asyncio.sleep(net.delay)  # the banner is two round trips from SYN
+        net, told = far_away(), []
         pool = pool_on(net, sessions=1)
         now = asyncio.get_running_loop().time
 
@@ -227,8 +234,7 @@ def test_whoever_left_asks_nobody_any_more_where_others_learn_that_it_would_last
     """Its place is taken: at the server it is one too many for as long as it waits."""
 
     async def main() -> None:
-        net = FakeNet(half_missing)
-        net.before = lambda _: asyncio.sleep(net.delay)  # the banner is two round trips from SYN
+        net = far_away()
         pool = pool_on(net, sessions=1)
         async with pool.lease("p", HOSTS, timeout=5) as connection:
             await connection.ask(half(2))
@@ -243,8 +249,7 @@ def test_whoever_left_asks_nobody_any_more_where_others_learn_that_it_would_last
 
 def test_whoever_left_and_has_nobody_to_ask_says_quit():
     async def main() -> None:
-        net = FakeNet(half_missing)
-        net.before = lambda _: asyncio.sleep(net.delay)
+        net = far_away()
         pool = pool_on(net, sessions=1)
         async with pool.lease("p", HOSTS, timeout=5) as connection:
             await connection.ask(half(2))
@@ -265,7 +270,7 @@ def test_whoever_left_and_has_nobody_to_ask_says_quit():
 )
 def test_when_nobody_leaves(known, faster, fields):
     async def main() -> None:
-        net, told = FakeNet(half_missing), []
+        net, told = far_away(), []
         pool = pool_on(net, sessions=1, **fields)
         async with pool.lease("p", HOSTS, timeout=5) as connection:
             if known:
@@ -281,7 +286,7 @@ def test_when_nobody_leaves(known, faster, fields):
 def test_where_half_of_the_sessions_part_nobody_leaves():
     async def main() -> None:
         told = []
-        pool = pool_on(FakeNet(half_missing), sessions=1)
+        pool = pool_on(far_away(), sessions=1)
         async with pool.lease("p", HOSTS, timeout=5) as first:
             await first.ask(half(2), parting=True)
             async with pool.lease("p", HOSTS, timeout=5) as second:
