@@ -74,7 +74,7 @@ class Shift:
         self.parting = False
 
     def part(self) -> None:
-        """It asks its last recipients, and another one may take its place."""
+        """It is at its last recipients, and another one may take its place."""
         self.parting = True
         self.queue.sessions -= 1
         self.queue.parting += 1
@@ -245,7 +245,7 @@ class Prober:
             return False
         one_domain, room = connection.policy.domains_per_transaction == 1, connection.room
         last = connection.last_room
-        if parting := not connection.leaving and 0 < last <= _beyond(queue, connection):
+        if parting := not connection.leaving and _others_wait(queue, connection, last):
             room = last
         chunk = queue.take(room, hosts, connection.key[0], one_domain=one_domain)
         if not chunk:
@@ -264,7 +264,7 @@ class Prober:
             return True
         full = len(chunk) == room  # with fewer it has more before it, whoever comes for that
         parting = (parting and full) or connection.leaving
-        leaving = full and not parting and _is_last_but_one(queue, connection, room)
+        leaving = full and not parting and _others_wait(queue, connection, connection.last_room_after(room))
         try:
             answers = await connection.ask(
                 [job.address for job in chunk],
@@ -367,14 +367,14 @@ class Prober:
         self._refuse(queue, everyone, heard.probe(Stage.MAIL, refusal))
 
     def _answered(self, queue: ProviderQueue, heard: Heard, job: Job, reply: Reply) -> None:
-        meaning = match(reply, Stage.RCPT, job.address, heard.connection.identity.mail_from)
+        meaning = match(reply, Stage.RCPT, job.address, heard.sender)
         reason, positive = meaning.reason, reply.positive
         queue.answered += 1
         queue.refused += not positive
         refused = not positive and reason is Reason.MAILBOX_NOT_FOUND
         if reply.code == 421 or reason in ABOUT_US:
             self._brake.useless(queue.provider, job.domain, heard.probe(Stage.RCPT, reply, meaning=meaning))
-            said = without_addresses(reply, job.address, heard.connection.identity.mail_from)
+            said = without_addresses(reply, job.address, heard.sender)
             self._report(queue.provider, job.domain, said, Stage.RCPT, way=heard.connection.way)
             heard.service_told = False
         else:
@@ -450,14 +450,9 @@ class Prober:
                 job.settle(probe._replace(queued_ms=queued_ms, smtp_ms=smtp_ms))
 
 
-def _beyond(queue: ProviderQueue, connection: AsyncSMTPConnection) -> int:
-    """Those who wait beside whom the session in place of this one is worth its dial for."""
-    return queue.size - connection.policy.min_errors_left
-
-
-def _is_last_but_one(queue: ProviderQueue, connection: AsyncSMTPConnection, recipients: int) -> bool:
-    others = _beyond(queue, connection)
-    return others > 0 and 0 < connection.last_room_after(recipients) <= others
+def _others_wait(queue: ProviderQueue, connection: AsyncSMTPConnection, last: int) -> bool:
+    """Beside the ``last`` recipients of a session, which there must be, enough for that in its place."""
+    return 0 < last <= queue.size - connection.policy.min_errors_left
 
 
 def _late(provider: str, timeout: float) -> Probe:

@@ -12,11 +12,12 @@ from streams.smtp.replies import Reply
 class Heard:
     """The replies to one write: who was asked, and when they had come (``now``)."""
 
-    __slots__ = ("connection", "mx_host", "now", "service_told")
+    __slots__ = ("connection", "mx_host", "now", "sender", "service_told")
 
     def __init__(self, connection: AsyncSMTPConnection, now: float) -> None:
         self.connection = connection
         self.mx_host = connection.host.name if connection.host else None
+        self.sender = connection.identity.mail_from
         self.now = now
         self.service_told = False
         """Since the last of these replies that was about us, the pool was told that the server speaks of mailboxes."""

@@ -209,7 +209,7 @@ class ProviderQueue:
         self.way = way
         self.sessions = 0
         self.parting = 0
-        """Sessions that ask their last recipients; they are not counted among :attr:`sessions` any more."""
+        """Sessions that have given their place away; they are not counted among :attr:`sessions` any more."""
         self.size = 0
         self.answered = self.refused = 0
         """Recipients so far, and those of them that were refused."""

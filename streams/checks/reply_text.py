@@ -13,6 +13,9 @@ READ_CHARACTERS = 1536
 """Of a reply the rules read this much, three lines of RFC 5321's 512 octets: servers come to the point before, and a
 hostile one can't make the patterns slow."""
 
+OUR_SENDER = "[@]"
+"""Stands in a reply for our envelope sender, as a bare ``@`` does for any other address."""
+
 _BREAK = re.compile(r"\\r\\n|\\n|\\r|\r\n|\n|\r")
 _CODE = r"([2-5][0-5]\d)"
 _LEADING = re.compile(rf"\s*{_CODE}(?=$|[-\s:;,(#<\"'=]|\.\s)[-:;,=.]?[ \t]?")
@@ -51,9 +54,6 @@ _STAGES = tuple(
 _ENHANCED_FIRST = re.compile(r"\W{0,3}([245]\.[0-9]{1,3}\.[0-9]{1,3})(?!\.?\d)")
 _ENHANCED_ANYWHERE = re.compile(r"(?<![\w./-])([245]\.[0-9]{1,3}\.[0-9]{1,3})(?!\.?\d)")
 _REPEATED_CODE = re.compile(r"(?<![\d.])[245]\d\d[- ](?=[245]\.\d{1,3}\.\d{1,3}(?!\.?\d))|(?<=\s)[45]\d\d-(?=\D)")
-OUR_SENDER = "[@]"
-"""Stands in a reply for our envelope sender, as a bare ``@`` does for any other address."""
-
 _ADDRESS = re.compile(r"""(?:"[^"@<>]{1,64}"|[^\s<>"'():;,\[\]=]+)@[^\s<>"'(),;:\[\]]+""")
 _IP = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)|(?<![\w:])(?:[0-9a-f]{1,4}:){3,7}[0-9a-f:]*")
 _LINK = re.compile(r"(?:\b(?:https?|ftp)://|\bwww\.)[^\s;<>\"']+")

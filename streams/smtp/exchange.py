@@ -9,7 +9,6 @@ from streams.smtp.policy import (
     Learned,
     Lost,
     ProviderPolicy,
-    chunk_size,
     nonmail_left,
     starts_new_transaction,
 )
@@ -152,12 +151,12 @@ class Exchange:
         *,
         policy: ProviderPolicy,
         learned: Learned,
+        room: int,
         pipelining: bool,
         smtputf8: bool = False,
         fresh: bool = False,
-        room: int | None = None,
     ) -> None:
-        """``room``: recipients that are asked at most; by default as many as the session's budgets allow.
+        """``room``: as many recipients are asked at most.
 
         :raises LocalProtocolError: an address that must not be written; nothing was.
         """
@@ -173,7 +172,6 @@ class Exchange:
         lines = [rcpt_line(recipient, smtputf8=smtputf8) for recipient in recipients]
         mail = mail_line(sender, smtputf8=smtputf8)
         fresh = fresh or smtputf8 > session.smtputf8
-        room = chunk_size(policy, session.usage, learned) if room is None else room
         steps = _plan(session, recipients[:room], lines, mail, policy=policy, learned=learned, fresh=fresh)
         self.may_part = pipelining and bool(steps)
         """All is one write, which QUIT may end (RFC 2920 section 3.1)."""

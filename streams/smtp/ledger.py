@@ -82,7 +82,7 @@ class Account(Generic[C]):
         self.open = 0
         """Connections that count against :attr:`limit`, those being dialled too; see :meth:`count`."""
         self.parting = 0
-        """Connections that have said QUIT and hear their last replies; they count for the whole pool alone."""
+        """Connections that have given their place away; until they are gone they count for the whole pool alone."""
         self.left_at = self.parted_at = float("-inf")
         """When we ended a session last that the server had let in, and one that was parting."""
         self.idle: dict[Key, list[C]] = {}
@@ -209,8 +209,8 @@ class Ledger(Generic[C]):
         self._tidy(account)
 
     def part(self, place: Place) -> bool:
-        """A connection has written its last: its place is free, though not its socket. False: it keeps its place,
-        since half as many as may be open are parting."""
+        """A connection has written its last, or will have in time: its place is free, though not its socket. False: it
+        keeps its place, since half as many as may be open have given theirs away."""
         account = self.accounts[place]
         if account.parting >= max(1, account.limit // 2):
             return False

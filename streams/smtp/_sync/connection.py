@@ -128,20 +128,22 @@ class SMTPConnection:
     @property
     def last_room(self) -> int:
         """Recipients that it may part with, as it is likely to be of no use after them; 0: it has more before it."""
-        if self.session.over or self._stalled or not self._pipelines:
-            return 0
-        return rules.last_room(self.policy, self.session.usage, self._learned)
+        return rules.last_room(self.policy, self.session.usage, self._learned) if self._may_part else 0
 
     def last_room_after(self, recipients: int) -> int:
         """The same as is to be expected after so many more."""
-        if self.session.over or self._stalled or not self._pipelines:
-            return 0
-        return rules.last_room_after(self.policy, self.session.usage, self._learned, recipients)
+        usage = self.session.usage
+        return rules.last_room_after(self.policy, usage, self._learned, recipients) if self._may_part else 0
 
     @property
     def leaving(self) -> bool:
         """Its place is given away before its last write."""
         return self.state is Life.DRAINING and not self.session.over
+
+    @property
+    def _may_part(self) -> bool:
+        """QUIT can go with its next recipients."""
+        return not (self.session.over or self._stalled) and self._pipelines
 
     @property
     def _may_leave(self) -> bool:
@@ -218,10 +220,10 @@ class SMTPConnection:
             recipients,
             policy=self.policy,
             learned=self._learned,
+            room=room,
             pipelining=self._pipelines,
             smtputf8=smtputf8,
             fresh=fresh,
-            room=room,
         )
         planned = exchange.planned
         if not planned:
@@ -307,6 +309,8 @@ class SMTPConnection:
             self._learned.counted(exchange.heard, exchange.refused)
             self._learned.forget(now)
             slow = self._is_slow(exchange)
+            if self._first_s is not None and exchange.opens and exchange.pipelined:
+                self._pace.latency.answered(self._whole_s)
             if ended is None:
                 (self._learned.slowed if slow else self._learned.answered)(exchange.heard)
                 self._learned.erred(self.session.usage.errors, self.policy, stalled=False)
@@ -319,11 +323,7 @@ class SMTPConnection:
 
     def _is_slow(self, exchange: Exchange) -> bool:
         """Only MAIL and RSET tell: many a server holds back what it says of a recipient that it does not know."""
-        if self._first_s is None or not exchange.opens:
-            return False
-        if exchange.pipelined:
-            self._pace.latency.answered(self._whole_s)
-        return self._pace.latency.slow(self._first_s)
+        return self._first_s is not None and exchange.opens and self._pace.latency.slow(self._first_s)
 
     def _silence(self, exchange: Exchange, *, stalled: bool) -> None:
         if stalled:
@@ -438,7 +438,7 @@ class SMTPConnection:
             return Life.BROKEN, "cancelled"
         if not self.alive():
             return Life.BROKEN, str(self.session.ended)
-        if self.session.parting or self.leaving:
+        if self.state is Life.DRAINING:
             return Life.DRAINING, "last recipients"
         cause = rules.may_reuse(
             self.policy,

@@ -1,13 +1,15 @@
 """Servers that take one domain a transaction say so once; after that each domain has its own."""
 
 from streams.smtp.exchange import Exchange, several_domains
-from streams.smtp.policy import Learned, ProviderPolicy
+from streams.smtp.policy import Learned, ProviderPolicy, chunk_size
 from streams.smtp.replies import Reply
 from streams.smtp.session import Session
 
 
 def ask(session: Session, learned: Learned, *recipients: str) -> Exchange:
-    return Exchange(session, "", recipients, policy=ProviderPolicy(), learned=learned, pipelining=True)
+    policy = ProviderPolicy()
+    room = chunk_size(policy, session.usage, learned)
+    return Exchange(session, "", recipients, policy=policy, learned=learned, room=room, pipelining=True)
 
 
 def test_the_second_domain_of_a_transaction_is_asked_again_in_one_of_its_own() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from streams.smtp.errors import LocalProtocolError
 from streams.smtp.exchange import Exchange, too_many
-from streams.smtp.policy import Learned, Lost, ProviderPolicy
+from streams.smtp.policy import Learned, Lost, ProviderPolicy, chunk_size
 from streams.smtp.replies import Reply
 from streams.smtp.session import Ended, Session
 
@@ -14,12 +14,14 @@ from streams.smtp.session import Ended, Session
 def exchange(recipients, session=None, learned=None, **kwargs):
     policy = ProviderPolicy(**kwargs.pop("policy", {}))
     pipelining = kwargs.pop("pipelining", True)
+    session, learned = session or Session(), learned or Learned()
     return Exchange(
-        session or Session(),
+        session,
         "me@probe.test",
         recipients,
         policy=policy,
-        learned=learned or Learned(),
+        learned=learned,
+        room=chunk_size(policy, session.usage, learned),
         pipelining=pipelining,
         **kwargs,
     )

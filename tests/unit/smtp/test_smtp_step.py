@@ -51,7 +51,8 @@ def test_a_server_that_complains_of_several_commands(reply, expected):
 
 def asked(*said: bytes, pipelining: bool = True, recipients=RECIPIENTS) -> Exchange:
     """An exchange whose first write was answered with ``said``, piece by piece."""
-    exchange = Exchange(Session(), "", recipients, policy=POLICY, learned=Learned(), pipelining=pipelining)
+    room = len(recipients)
+    exchange = Exchange(Session(), "", recipients, policy=POLICY, learned=Learned(), room=room, pipelining=pipelining)
     exchange.data_to_send()
     for data in said:
         exchange.receive(data)
@@ -88,7 +89,7 @@ def test_one_command_alone_can_not_be_out_of_step():
 def test_a_session_that_has_answered_before_ended_for_another_reason():
     session = Session()
     for said in (OK * 3, b""):
-        exchange = Exchange(session, "", RECIPIENTS, policy=POLICY, learned=Learned(), pipelining=True)
+        exchange = Exchange(session, "", RECIPIENTS, policy=POLICY, learned=Learned(), room=9, pipelining=True)
         exchange.data_to_send()
         exchange.receive(said)
     assert (session.ended, exchange.lost) == (Ended.CLOSED, Lost.NO)
